@@ -1,0 +1,43 @@
+// Package upstream talks to the payment processor and says, without ever guessing, what became of a request.
+//
+// # Promise
+//
+// Post sends exactly the bytes it is given under exactly the key it is given, and answers with an Outcome that
+// the processor's own answer proves. An HTML page with status 200, a cut connection, another amount, a redirect,
+// a compressed or endless body: all of these are Unknown, neither success nor failure. MaybeSent is false only
+// if not one byte of the request was handed to a connection. The processor is treated as hostile: answers are
+// read up to a limit, never decompressed, never followed elsewhere, decoded strictly.
+//
+// # Main types
+//
+//   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
+//   - Account sends (Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
+//   - Answer is the typed result.
+//
+// Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
+//
+//   - the link judge (judge.go): does the line reach the processor? Unconfigured, offline, degraded or online.
+//   - the breaker (breaker.go): does the processor work? Closed, open or half-open. Answers of the 4xx class,
+//     429 among them, are no failures.
+//   - the hold (hold.go): has the processor asked us to wait (429), or refused our key (401, 403)?
+//
+// A probe is sent only when no answer came within an interval, one at a time, outside the breaker; while the breaker
+// is half-open the probe is its trial, so that no payment is. A breaker that opened only for want of a line
+// closes with the line's return: the drain starts within one probe interval.
+//
+// # After a crash
+//
+// Nothing here is kept. A new process knows nothing of the line, says offline until the first answer (Run
+// probes at once), and has a closed breaker and no hold. What was sent is the ledger's to know.
+//
+// # Caveats
+//
+// net/http itself sends a POST with an Idempotency-Key again when a kept-alive connection dies under it, and so
+// do our own retries: the processor may see one request more than once, always with the same key and bytes.
+// MaybeSent covers all of these tries.
+//
+// # Lock order
+//
+// Account.hold.mu, judge.mu, breaker.mu and Accounts.mu are leaves: none is held while another is taken, and none
+// while a callback of OnChange runs. gobreaker's own lock is taken with none of ours held, and may take breaker.mu.
+package upstream

@@ -1,0 +1,206 @@
+package upstream
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// LinkState is what the link judge says about the line to one account.
+//
+//	unconfigured  nothing to reach; never changes
+//	offline       nothing answers, or what answers is not the processor. The state of a new process.
+//	              → online, by an answer of the processor
+//	online        the processor answers
+//	              → degraded, by a failed or slow call or a 5xx · → offline, by an unreachable address
+//	degraded      it answers, but something failed or was slow of late
+//	              → online, when the trouble is degradedFor old · → offline, by an unreachable address
+//	              or by two failed probes in a row
+type LinkState string
+
+// The link states. Payments are sent while online or degraded.
+const (
+	Online       LinkState = "online"
+	Degraded     LinkState = "degraded"
+	Offline      LinkState = "offline"
+	Unconfigured LinkState = "unconfigured"
+)
+
+// Link is the judge's verdict with what it rests on.
+type Link struct {
+	State LinkState `json:"state"`
+	// Since is when this state began.
+	Since time.Time `json:"since"`
+	// Evidence says in a few words what the state rests on; safe to show to a tenant.
+	Evidence string `json:"evidence"`
+	// LastAnswer is when the processor last answered anything; zero if never.
+	LastAnswer time.Time `json:"last_answer,omitzero"`
+}
+
+const (
+	// probeFailuresMax probes in a row without an answer say offline. One alone may be a lost packet or a slow
+	// answer; an unreachable address needs no second.
+	probeFailuresMax = 2
+	// degradedIntervals probe intervals (20 s by default) after the last trouble the line counts as online again.
+	degradedIntervals = 10
+	// slowPart: an answer that took longer than the timeout divided by it is trouble.
+	slowPart = 2
+	// suspectPart: a suspicion brings the next probe forward to an interval divided by it after the last one. A hail
+	// of failures is no hail of probes.
+	suspectPart = 4
+)
+
+type judge struct {
+	cfg *Config
+
+	mu         sync.Mutex // guards what follows; a leaf
+	state      LinkState
+	since      time.Time
+	evidence   string
+	lastAnswer time.Time
+	answerFrom time.Time // the latest start of a call that was answered
+	returned   time.Time // when the line last came back: failures that began before are history
+	trouble    time.Time // last trouble; zero if none since the line returned
+	probeStart time.Time
+	probeFails int  // in a row
+	suspect    bool // a probe is wanted early
+	stranger   bool // the last failure was something else answering
+}
+
+// movement is what an observation changed.
+type movement struct {
+	returned bool // offline → online or degraded
+	lost     bool // → offline, or still offline after another failure
+	suspect  bool // a probe is wanted early
+}
+
+func newJudge(cfg *Config, configured bool) *judge {
+	j := &judge{cfg: cfg, state: Unconfigured, since: cfg.Now(), evidence: "no upstream configured"}
+	if configured {
+		j.state, j.evidence = Offline, "no answer yet since the start"
+	}
+	return j
+}
+
+func (j *judge) link() Link {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.settle(j.cfg.Now())
+	return Link{State: j.state, Since: j.since, Evidence: j.evidence, LastAnswer: j.lastAnswer}
+}
+
+// settle lets trouble grow old.
+func (j *judge) settle(now time.Time) {
+	if j.state == Degraded && now.Sub(j.trouble) >= degradedIntervals*j.cfg.ProbeInterval {
+		j.move(Online, now, fmt.Sprintf("no trouble for %v", degradedIntervals*j.cfg.ProbeInterval))
+	}
+}
+
+func (j *judge) move(to LinkState, now time.Time, evidence string) {
+	j.evidence = evidence
+	if j.state != to {
+		j.state, j.since = to, now
+	}
+}
+
+func (j *judge) observe(r result) movement {
+	if r.health == abandoned {
+		return movement{}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state == Unconfigured {
+		return movement{}
+	}
+	now := j.cfg.Now()
+	j.settle(now)
+	what := "request: "
+	if r.probe {
+		what = "probe: "
+	}
+	if r.health == answered || r.health == ailing {
+		return j.answer(r, now, what)
+	}
+	if r.start.Before(j.returned) {
+		return movement{} // sent into the line as it was before it returned
+	}
+	j.stranger = r.health == foreign
+	overtaken := j.answerFrom.After(r.start) // something sent later was answered
+	if r.probe {
+		j.probeFails++
+	}
+	lost := r.health == unreachable && !overtaken || r.probe && j.probeFails >= probeFailuresMax
+	switch {
+	case j.state == Offline:
+		j.evidence = what + r.Reason
+		return movement{lost: true}
+	case lost:
+		j.move(Offline, now, what+r.Reason)
+		j.suspect = false
+		return movement{lost: true}
+	default:
+		j.trouble = now
+		j.move(Degraded, now, what+r.Reason)
+		j.suspect = true
+		return movement{suspect: true}
+	}
+}
+
+func (j *judge) answer(r result, now time.Time, what string) movement {
+	j.lastAnswer = now
+	if r.start.After(j.answerFrom) {
+		j.answerFrom = r.start
+	}
+	j.probeFails, j.suspect = 0, false
+	took := r.end.Sub(r.start)
+	evidence := fmt.Sprintf("%sanswered %d in %v", what, r.Status, took.Round(time.Millisecond))
+	was := j.state
+	if was == Offline {
+		j.returned, j.trouble = now, time.Time{}
+	}
+	switch {
+	case r.health == ailing:
+		j.trouble = now
+		j.move(Degraded, now, what+r.Reason)
+	case took > j.cfg.Timeout/slowPart:
+		j.trouble = now
+		j.move(Degraded, now, evidence+", slow")
+	case was == Offline:
+		j.move(Online, now, evidence)
+	case was == Online:
+		j.evidence = evidence
+	}
+	return movement{returned: was == Offline}
+}
+
+// foreign reports whether the latest failure was something else answering in the processor's place.
+func (j *judge) foreign() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.stranger
+}
+
+// probing notes that a probe begins.
+func (j *judge) probing() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.probeStart = j.cfg.Now()
+}
+
+// probeDue is how long from now the next probe is due; zero or less: now.
+func (j *judge) probeDue() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.probeStart.IsZero() && j.lastAnswer.IsZero() {
+		return 0
+	}
+	now := j.cfg.Now()
+	if j.suspect {
+		return j.cfg.ProbeInterval/suspectPart - now.Sub(j.probeStart)
+	}
+	last := j.probeStart
+	if j.lastAnswer.After(last) {
+		last = j.lastAnswer
+	}
+	return j.cfg.ProbeInterval - now.Sub(last)
+}

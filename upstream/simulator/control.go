@@ -1,0 +1,46 @@
+package simulator
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// controlView is what /_control answers.
+type controlView struct {
+	Control
+	Fired map[string]int64 `json:"fired"`
+}
+
+// serveControl shows the settings; POST sets those that are named, all or none.
+func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodGet:
+	case http.MethodPost:
+		s.mu.Lock()
+		c := s.control
+		s.mu.Unlock()
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyBytesMax))
+		d.DisallowUnknownFields()
+		err := d.Decode(&c)
+		if err == nil {
+			err = c.validate()
+		}
+		if err != nil {
+			writeJSON(w, http.StatusBadRequest, map[string]any{"error": failure{Type: "invalid_request_error", Message: err.Error()}})
+			return
+		}
+		s.mu.Lock()
+		if c.Rate != s.control.Rate {
+			s.setRate(c.Rate)
+		}
+		s.control = c
+		s.mu.Unlock()
+	default:
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	s.mu.Lock()
+	c := s.control
+	s.mu.Unlock()
+	writeJSON(w, http.StatusOK, controlView{c, s.Fired()})
+}
