@@ -21,6 +21,7 @@ type Account struct {
 	judge   *judge
 	breaker *breaker
 	hold    *hold
+	clock   processorClock
 	poke    chan struct{} // wakes the watch; holds one token
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -151,6 +152,7 @@ func (a *Account) ask(ctx context.Context, c call) result {
 
 // learn lets the instruments see what a call or probe met.
 func (a *Account) learn(r result) {
+	a.clock.observe(r)
 	a.hold.observe(r)
 	moved := a.judge.observe(r)
 	if moved.returned {
