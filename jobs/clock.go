@@ -1,0 +1,71 @@
+package jobs
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// clock is the schedule's time. It follows the machine's clock ahead but never back: set back by a day, a retry due in a
+// second must not wait for a day and a second.
+type clock struct {
+	outside func() time.Time // nil: the machine's clock
+
+	mu   sync.Mutex // guards base
+	base time.Time  // the latest time seen; with a monotonic reading unless outside is set
+}
+
+func (c *clock) init(outside func() time.Time, last time.Time) {
+	c.outside = outside
+	c.base = c.wall()
+	if last.After(c.base) {
+		c.base = c.base.Add(last.Sub(c.base)) // keeps the monotonic reading
+	}
+}
+
+// wall is what people are shown.
+func (c *clock) wall() time.Time {
+	if c.outside != nil {
+		return c.outside().Round(0)
+	}
+	return time.Now()
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wall, t := c.wall(), c.base
+	if c.outside == nil {
+		t = t.Add(time.Since(c.base)) // by the monotonic clock
+	}
+	if stripped := wall.Round(0); stripped.After(t.Round(0)) {
+		t = wall
+	}
+	c.base = t
+	return t.Round(0)
+}
+
+// startsWait says whether starts of attempts are waited for: after an unclean end, until ten minutes went well.
+type startsWait struct{ until atomic.Pointer[time.Time] }
+
+// cleanAfter is how long a box must run until a job that killed its predecessor is no longer suspected. DESIGN.md, sharp edges.
+const cleanAfter = 10 * time.Minute
+
+func (s *startsWait) init(unclean bool) {
+	if unclean {
+		t := time.Now().Add(cleanAfter)
+		s.until.Store(&t)
+	}
+}
+
+func (s *startsWait) on() bool {
+	t := s.until.Load()
+	if t == nil {
+		return false
+	}
+	if time.Now().Before(*t) { // compares monotonic readings
+		return true
+	}
+	s.until.Store(nil)
+	return false
+}

@@ -1,0 +1,68 @@
+package jobs
+
+import (
+	"bytes"
+
+	"go.etcd.io/bbolt"
+)
+
+// trimMax finished jobs are removed at most when another one finishes, so that no outcome pays for a whole
+// history. More than one is due only after a shorter retention was configured.
+const trimMax = 100
+
+// finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. It returns
+// the change in the number of kept ones.
+func finish(tx *bbolt.Tx, j *Job) (kept int, err error) {
+	keep, in := j.RemoveOnComplete, byte(placeCompleted)
+	if j.State == Failed {
+		keep, in = j.RemoveOnFail, placeFailed
+	}
+	if keep.Remove {
+		return 0, tx.Bucket(bIDs).Delete(idKey(j.Queue, j.Tenant, j.ID))
+	}
+	prefix := append(linePrefix(j.Queue, j.Tenant), in)
+	c := tx.Bucket(bFinished).Cursor()
+	ordinal := uint64(1)
+	if last := lastIn(c, prefix); len(last) == len(prefix)+8 {
+		ordinal = be.Uint64(last[len(prefix):]) + 1
+	}
+	p := place{in: in, at: ordinal}
+	p.priority, p.seq = j.order()
+	if err := putAt(tx, j, p); err != nil {
+		return 0, err
+	}
+	removed, err := trim(tx, j, prefix, ordinal, keep)
+	return 1 - removed, err
+}
+
+// trim removes the oldest finished jobs under prefix: those more than keep.Count ordinals back, and those
+// that finished keep.Age or longer before j.
+func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (removed int, err error) {
+	b, ids := tx.Bucket(bFinished), tx.Bucket(bIDs)
+	var old [][]byte
+	c := b.Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 && len(old) < trimMax; k, v = c.Next() {
+		ordinal := be.Uint64(k[len(prefix):])
+		late := keep.Count > 0 && newest-ordinal >= uint64(keep.Count)
+		if !late && keep.Age <= 0 || ordinal == newest {
+			break
+		}
+		was, err := decodeJob(j.Queue, j.Tenant, j.State, v)
+		if !late && err == nil && j.FinishedAt.Sub(was.FinishedAt) < keep.Age {
+			break
+		}
+		old = append(old, bytes.Clone(k))
+		if err != nil {
+			continue // its id is lost with it
+		}
+		if err := ids.Delete(idKey(j.Queue, j.Tenant, was.ID)); err != nil {
+			return 0, err
+		}
+	}
+	for _, k := range old {
+		if err := b.Delete(k); err != nil {
+			return 0, err
+		}
+	}
+	return len(old), nil
+}

@@ -1,0 +1,145 @@
+package jobs
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// Buckets and their keys; DESIGN.md says why. Names hold no zero byte, so a zero byte ends a name.
+//
+//	waiting   queue 0 tenant 0 priority seq           → record   (active ones too: a lease is memory)
+//	delayed   queue 0 due tenant 0 priority seq       → record
+//	finished  queue 0 tenant 0 state ordinal          → record
+//	ids       queue 0 tenant 0 id                     → place
+//	parked    queue 0 tenant 0 place                  → a record that cannot be read, and where it was
+//	cursors   source                                  → cursor
+//	meta      "clean", "clock"
+var (
+	bWaiting  = []byte("waiting")
+	bDelayed  = []byte("delayed")
+	bFinished = []byte("finished")
+	bIDs      = []byte("ids")
+	bParked   = []byte("parked")
+	bCursors  = []byte("cursors")
+	bMeta     = []byte("meta")
+
+	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bCursors, bMeta}
+)
+
+const (
+	orderBytes    = 4 + 8 // the end of a waiting and a delayed key: priority and sequence
+	finishedBytes = 1 + 8 // the end of a finished key: state and ordinal
+)
+
+// A place's first byte says in which bucket the record is.
+const (
+	placeWaiting   = 'w'
+	placeDelayed   = 'd'
+	placeCompleted = 'c'
+	placeFailed    = 'f'
+	placeBytes     = 1 + 8 + orderBytes
+)
+
+var be = binary.BigEndian
+
+// linePrefix begins all keys of one tenant in one queue.
+func linePrefix(queue, tenant string) []byte {
+	b := make([]byte, 0, len(queue)+len(tenant)+2)
+	return append(append(append(append(b, queue...), 0), tenant...), 0)
+}
+
+func queuePrefix(queue string) []byte { return append([]byte(queue), 0) }
+
+// appendOrder makes lower priorities, then lower sequences, sort first.
+func appendOrder(b []byte, priority int32, seq uint64) []byte {
+	return be.AppendUint64(be.AppendUint32(b, uint32(priority)^1<<31), seq)
+}
+
+func orderOf(b []byte) (priority int32, seq uint64) {
+	return int32(be.Uint32(b) ^ 1<<31), be.Uint64(b[4:])
+}
+
+func nanos(t time.Time) uint64   { return uint64(max(t.UnixNano(), 0)) }
+func timeOf(ns uint64) time.Time { return time.Unix(0, int64(min(ns, math.MaxInt64))).UTC() }
+
+// place says where a record is.
+type place struct {
+	in       byte   // one of the place constants
+	at       uint64 // delayed: due, in ns; completed and failed: the ordinal; waiting: 0
+	priority int32
+	seq      uint64
+}
+
+func (p place) encode() []byte {
+	return appendOrder(be.AppendUint64([]byte{p.in}, p.at), p.priority, p.seq)
+}
+
+func decodePlace(b []byte) (p place, err error) {
+	if len(b) != placeBytes {
+		return p, fmt.Errorf("%w: place of %d bytes", ErrDamaged, len(b))
+	}
+	p.in, p.at = b[0], be.Uint64(b[1:])
+	p.priority, p.seq = orderOf(b[9:])
+	return p, nil
+}
+
+// key returns the record's bucket and key. Nil for a place that makes no sense.
+func (p place) key(queue, tenant string) (bucket, key []byte) {
+	switch p.in {
+	case placeWaiting:
+		return bWaiting, appendOrder(linePrefix(queue, tenant), p.priority, p.seq)
+	case placeDelayed:
+		k := be.AppendUint64(queuePrefix(queue), p.at)
+		return bDelayed, appendOrder(append(append(k, tenant...), 0), p.priority, p.seq)
+	case placeCompleted, placeFailed:
+		return bFinished, be.AppendUint64(append(linePrefix(queue, tenant), p.in), p.at)
+	default:
+		return nil, nil
+	}
+}
+
+func idKey(queue, tenant, id string) []byte { return append(linePrefix(queue, tenant), id...) }
+
+// cutLine cuts a key (other than a delayed one) into its line and the rest.
+func cutLine(k []byte) (queue, tenant, rest []byte, ok bool) {
+	queue, rest, ok = bytes.Cut(k, []byte{0})
+	if !ok {
+		return nil, nil, nil, false
+	}
+	tenant, rest, ok = bytes.Cut(rest, []byte{0})
+	return queue, tenant, rest, ok
+}
+
+// splitDelayed cuts a delayed key.
+func splitDelayed(k []byte) (queue, tenant string, p place, ok bool) {
+	q, after, ok := bytes.Cut(k, []byte{0})
+	if !ok || len(after) < 8 {
+		return "", "", p, false
+	}
+	t, order, ok := bytes.Cut(after[8:], []byte{0})
+	if !ok || len(order) != orderBytes {
+		return "", "", p, false
+	}
+	p = place{in: placeDelayed, at: be.Uint64(after)}
+	p.priority, p.seq = orderOf(order)
+	return string(q), string(t), p, true
+}
+
+// lastIn returns the last key that begins with prefix, or nil. Keys in finished go on with eight bytes.
+func lastIn(c *bbolt.Cursor, prefix []byte) []byte {
+	k, _ := c.Seek(append(bytes.Clone(prefix), bytes.Repeat([]byte{0xff}, 9)...))
+	if k == nil {
+		k, _ = c.Last()
+	} else {
+		k, _ = c.Prev()
+	}
+	if bytes.HasPrefix(k, prefix) {
+		return k
+	}
+	return nil
+}

@@ -1,0 +1,302 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sourcegraph/conc/panics"
+
+	"tenderbox/store"
+)
+
+const (
+	concurrencyDefault  = 8
+	drainTimeoutDefault = 10 * time.Second // within what service managers grant a stop
+
+	// drainGrace is what handlers get to return after the drain's time is over and their context has ended.
+	drainGrace = 2 * time.Second
+
+	// runnerPoll is how often a runner looks even if nobody pokes it, while tenants are held back and in general.
+	runnerPollHeld = time.Second
+	runnerPoll     = 15 * time.Second
+
+	settleRetryMin, settleRetryMax = 100 * time.Millisecond, 5 * time.Second
+
+	// interruptionsFree is how often in a row an attempt may end with the process before the job has to back off: once
+	// may be the power, twice is a suspicion.
+	interruptionsFree = 1
+)
+
+// RunnerOptions configure a Runner.
+type RunnerOptions struct {
+	Queue        string // required
+	Handler      Handler
+	Concurrency  int           // attempts at a time; 0 and below: 8
+	TenantMax    int           // of one tenant at a time; 0 and below: no limit
+	DrainTimeout time.Duration // for running attempts after Run's context ended; 0: 10 s; below 0: none
+
+	// Ready says whether a tenant's jobs may be leased at present; nil: always. Jobs held back burn nothing. It is
+	// asked often and must be quick. After its answer changed, call Poke.
+	Ready func(tenant string) bool
+}
+
+// Runner leases jobs of one queue and runs its handler on them.
+type Runner struct {
+	e    *Engine
+	o    RunnerOptions
+	wake chan struct{}
+}
+
+// NewRunner makes a runner; Run starts it.
+func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
+	if _, err := e.config(o.Queue); err != nil {
+		return nil, fmt.Errorf("runner: %w", err)
+	}
+	if o.Handler == nil {
+		return nil, fmt.Errorf("runner of %q: no handler", o.Queue)
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = concurrencyDefault
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = drainTimeoutDefault
+	}
+	return &Runner{e: e, o: o, wake: make(chan struct{}, 1)}, nil
+}
+
+// Poke makes the runner look at once, as after Ready's answer changed.
+func (r *Runner) Poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run leases and runs jobs until ctx ends; then it waits for the running ones as long as DrainTimeout allows, ends their
+// contexts, and releases them: they burn no attempt. It returns nil, or ErrDrain if handlers did not return even then.
+func (r *Runner) Run(ctx context.Context) error {
+	r.e.watch(r, true)
+	defer r.e.watch(r, false)
+
+	hctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	free := make(chan struct{}, r.o.Concurrency)
+	for range r.o.Concurrency {
+		free <- struct{}{}
+	}
+	var running sync.WaitGroup
+	var left atomic.Int64
+	r.dispatch(ctx, free, func(le *lease) {
+		left.Add(1)
+		running.Go(func() {
+			defer func() { left.Add(-1); free <- struct{}{} }()
+			if p := panics.Try(func() { r.attend(hctx, le) }); p != nil {
+				r.e.log.Error("jobs: the runner panicked; the job runs again after the next start", slog.Any("err", p.AsError()))
+			}
+		})
+	})
+
+	drained := make(chan struct{})
+	go func() { running.Wait(); close(drained) }()
+	for _, grace := range []time.Duration{max(r.o.DrainTimeout, 0), drainGrace} {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-drained:
+			return nil
+		case <-timer.C:
+			stop()
+		}
+	}
+	return fmt.Errorf("queue %q: %w: %d", r.o.Queue, ErrDrain, left.Load())
+}
+
+// dispatch leases jobs whenever slots are free, and starts them, until ctx ends.
+func (r *Runner) dispatch(ctx context.Context, free chan struct{}, start func(*lease)) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-free:
+		}
+		n := 1
+		for more := true; more && n < r.o.Concurrency; {
+			select {
+			case <-free:
+				n++
+			default:
+				more = false
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		les, held := r.lease(n)
+		for _, le := range les {
+			start(le)
+		}
+		for range n - len(les) {
+			free <- struct{}{}
+		}
+		if len(les) == n {
+			continue
+		}
+		timer.Reset(held)
+		select { // nothing more to lease: wait for news
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// lease leases up to n jobs and says when to look again if there are fewer.
+func (r *Runner) lease(n int) (les []*lease, again time.Duration) {
+	again = runnerPoll
+	ready := r.o.Ready
+	if p := panics.Try(func() {
+		les = r.e.lease(r.o.Queue, n, r.o.TenantMax, func(tenant string) bool {
+			yes := ready == nil || ready(tenant)
+			if !yes {
+				again = runnerPollHeld
+			}
+			return yes
+		})
+	}); p != nil {
+		r.e.log.Error("jobs: leasing panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+		again = runnerPollHeld
+	}
+	return les, again
+}
+
+// attend takes a leased job through one attempt and writes its outcome.
+func (r *Runner) attend(ctx context.Context, le *lease) {
+	j := le.job
+	log := r.e.log.With(slog.String("queue", j.Queue), slog.String("tenant", j.Tenant), slog.String("job", j.ID))
+	if o, ok := suspect(le); ok {
+		log.Error("jobs: attempts ended with the process", slog.Int("in_a_row", j.interruptions), slog.String("state", string(o.state)))
+		r.write(ctx, le, o, log)
+		return
+	}
+	if err := r.e.begin(ctx, le); err != nil {
+		log.Warn("jobs: the start of an attempt cannot be written, so it does not start", slog.Any("err", err))
+		r.write(ctx, le, outcome{state: Waiting, attempt: undone}, log)
+		return
+	}
+	j.AttemptsMade++
+	err := r.call(ctx, j)
+	o := wish(&j, err, ctx.Err() != nil)
+	if o.state == Failed || o.state == Delayed && o.attempt == counted {
+		log.Warn("jobs: an attempt failed", slog.Int("attempt", j.AttemptsMade), slog.String("state", string(o.state)),
+			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
+	}
+	r.write(ctx, le, o, log)
+}
+
+// suspect decides about a job whose last attempt ended with the process: failed when its attempts are used up; made to wait
+// before it tries again when that was not the first time in a row.
+func suspect(le *lease) (outcome, bool) {
+	j := &le.job
+	if !le.interrupted {
+		return outcome{}, false
+	}
+	o := outcome{attempt: notBegun, err: fmt.Errorf("the process ended during attempt %d", j.AttemptsMade)}
+	switch {
+	case j.Attempts > 0 && j.AttemptsMade >= j.Attempts:
+		o.state = Failed
+	case j.interruptions > interruptionsFree:
+		o.state, o.delay = Delayed, j.Backoff.Wait(j.AttemptsMade)
+	default:
+		return outcome{}, false
+	}
+	return o, true
+}
+
+// call runs the handler. It returns even if the handler panics or ends its goroutine.
+func (r *Runner) call(ctx context.Context, j Job) (err error) {
+	if j.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, j.Timeout)
+		defer cancel()
+	}
+	done := make(chan struct{})
+	err = errors.New("the handler ended its goroutine")
+	go func() {
+		defer close(done)
+		p := panics.Try(func() { err = r.o.Handler(ctx, &j) })
+		if p != nil {
+			err = fmt.Errorf("panic: %v", p.Value)
+			r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
+		}
+	}()
+	<-done
+	return err
+}
+
+// wish turns what a handler returned into an outcome. stopped: the drain's time is over.
+func wish(j *Job, err error, stopped bool) outcome {
+	var done *doneError
+	var cancel *cancelError
+	var snooze *snoozeError
+	switch {
+	case err == nil:
+		return outcome{state: Completed}
+	case errors.As(err, &done):
+		if len(done.result) > dataBytesMax {
+			return outcome{state: Failed, err: fmt.Errorf("result of %d bytes, up to %d are kept", len(done.result), dataBytesMax)}
+		}
+		return outcome{state: Completed, result: done.result}
+	case errors.As(err, &cancel):
+		return outcome{state: Failed, err: cancel.err}
+	case errors.As(err, &snooze):
+		return outcome{state: Delayed, attempt: undone, delay: snooze.d}
+	case stopped:
+		return outcome{state: Waiting, attempt: undone}
+	case j.Attempts > 0 && j.AttemptsMade >= j.Attempts:
+		return outcome{state: Failed, err: err}
+	default:
+		return outcome{state: Delayed, err: err, delay: j.Backoff.Wait(j.AttemptsMade)}
+	}
+}
+
+// write writes an outcome, again and again while the disk refuses: the work is done, and doing it
+// twice is worse than waiting. It gives up when the drain is over; then the job runs again after the next start.
+func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logger) {
+	for wait := settleRetryMin; ; wait = min(2*wait, settleRetryMax) {
+		err := r.e.settle(context.WithoutCancel(ctx), le, o)
+		if err == nil {
+			return
+		}
+		if errors.Is(err, ErrStaleLease) || isUnknown(err) || errors.Is(err, store.ErrClosed) || ctx.Err() != nil {
+			log.Error("jobs: an outcome was not written; the job may run again", slog.Any("err", err))
+			return
+		}
+		log.Warn("jobs: an outcome cannot be written, trying again", slog.Any("err", err), slog.Duration("in", wait))
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done(): // one more try
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// watch adds a runner to those that are woken when its queue has news, or removes it.
+func (e *Engine) watch(r *Runner, on bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	q := e.queues[r.o.Queue]
+	q.runners = slices.DeleteFunc(q.runners, func(o *Runner) bool { return o == r })
+	if on {
+		q.runners = append(q.runners, r)
+	}
+}
