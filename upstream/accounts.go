@@ -136,9 +136,10 @@ func (as *Accounts) OnChange(f func(*Account, Link)) {
 	as.callbacks = append(as.callbacks, f)
 }
 
-// Run probes every account, those added later too, until ctx ends; then it returns nil. It must run for
-// an account ever to become ready when nothing is sent on it. Run it once.
+// Run probes every account, those added later too, until ctx ends; then it closes idle connections and returns nil.
+// It must run for an account ever to become ready when nothing is sent on it. Run it once.
 func (as *Accounts) Run(ctx context.Context) error {
+	defer as.CloseIdleConnections()
 	group, ctx := errgroup.WithContext(ctx)
 	started := map[*Account]bool{}
 	for {

@@ -170,15 +170,12 @@ func classifyObject(q ask, a Answer, w wireObject, err error) (Answer, health) {
 		return no(ailing, "answer names another amount")
 	case q.currency != "" && o.Currency != q.currency:
 		return no(ailing, "answer names another currency")
+	case o.Status == "succeeded" && w.partial():
+		return no(ailing, "answer says succeeded, but not paid in full")
 	}
 	a.Object = o
 	switch {
-	case q.cancel && o.Status == "canceled":
-		a.Outcome = Succeeded
-	case o.Status == "succeeded":
-		if w.partial() {
-			return no(ailing, "answer says succeeded, but not paid in full")
-		}
+	case o.Status == "succeeded", q.cancel && o.Status == "canceled":
 		a.Outcome = Succeeded
 	case o.Status == "failed" && q.kind != "payment_intent", o.Status == "canceled" && q.kind != "charge":
 		a.Outcome, a.Reason = Declined, "the "+q.kind+" is "+o.Status

@@ -1,9 +1,7 @@
 package simulator_test
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,57 +11,17 @@ import (
 	"time"
 
 	"tenderbox/upstream/simulator"
+	"tenderbox/upstream/upstreamtest"
 )
-
-// pipeListener is a listener in memory, so that a whole server fits into a synctest bubble.
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
-
-func (l *pipeListener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case l.conns <- far:
-		return near, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
 
 // bubble serves a simulator in memory and ends it with the test.
 func bubble(t *testing.T, o simulator.Options) *processor {
 	t.Helper()
-	s, l := simulator.New(o), newPipeListener()
-	server := &http.Server{Handler: s}
-	var serving sync.WaitGroup
-	serving.Go(func() { server.Serve(l) })
-	t.Cleanup(func() {
-		server.Close()
-		s.Close()
-		serving.Wait()
-	})
-	return &processor{t: t, Simulator: s, url: "http://processor.test",
-		client: &http.Client{Transport: &http.Transport{DialContext: l.Dial, DisableKeepAlives: true}}}
+	s := simulator.New(o)
+	line := upstreamtest.NewLine(t, s)
+	t.Cleanup(func() { s.Close() })
+	return &processor{t: t, Simulator: s, url: upstreamtest.URL,
+		client: &http.Client{Transport: &http.Transport{DialContext: line.Dial, DisableKeepAlives: true}}}
 }
 
 // within gives the client that long.
