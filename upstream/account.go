@@ -269,6 +269,7 @@ func (a *Account) tell() {
 		a.told, a.tellMore = now, false
 		a.mu.Unlock()
 		if changed {
+			a.wake() // what changed may end by itself: the watch has to set its clock
 			a.announce(before, now)
 		}
 	}
