@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -266,6 +268,55 @@ func TestOldestEventsGoWhenTheStreamIsFull(t *testing.T) {
 	if s := b.State(); s.Bytes <= 1<<20 {
 		t.Errorf("the new limit is not in force: %+v", s)
 	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	b := open(t, Options{Dir: filepath.Join(t.TempDir(), "bus")})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	busy := func(do func() error) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := do(); errors.Is(err, ErrClosed) {
+					return
+				} else if err != nil && !errors.Is(err, ErrDown) && !errors.Is(err, ErrUnknown) && !errors.Is(err, context.Canceled) {
+					t.Errorf("error %v", err)
+				}
+			}
+		})
+	}
+	var published atomic.Int64
+	for origin := range 3 {
+		busy(func() error {
+			_, err := b.Publish(ctx, messages(fmt.Sprint("1/", origin), 1, 1+origin*20))
+			if err == nil {
+				published.Add(1)
+			}
+			return err
+		})
+	}
+	busy(func() error { _, _, err := b.Tail(ctx, b.State().Last-min(b.State().Last, 10)); return err })
+	busy(func() error { b.State(); b.Recreated(); b.Addr(); return b.Err() })
+	busy(func() error {
+		stop, err := b.Subscribe(ctx, "evt.>", func(string, []byte) {})
+		if err == nil {
+			stop()
+		}
+		return err
+	})
+	for round := range int64(4) {
+		for published.Load() < 20*(round+1) && !t.Failed() {
+			runtime.Gosched()
+		}
+		if err := b.Reset(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
 }
 
 func TestWrongOptions(t *testing.T) {

@@ -55,8 +55,9 @@ func (e *MessageError) Unwrap() error { return ErrInvalid }
 //
 // ErrDuplicate, ErrFull, ErrDown, ErrInvalid and ErrClosed mean that nothing was
 // stored, or nothing of the batch at hand where it had to be split. ErrUnknown means
-// that it may have been. After any of them but ErrFull the caller reads Tail and goes
-// on from there. An end of ctx counts until the batch is sent; later it is ErrUnknown.
+// that it may have been, and wraps the cause. After an error the caller Resets the bus
+// if Err has one, reads Tail and goes on from there. An end of ctx counts until the
+// batch is sent; later it is ErrUnknown.
 func (b *Bus) Publish(ctx context.Context, ms []Message) (streamSeq uint64, err error) {
 	if len(ms) > BatchMax {
 		return 0, fmt.Errorf("%w: %d in a batch of at most %d", ErrInvalid, len(ms), BatchMax)
@@ -70,12 +71,14 @@ func (b *Bus) Publish(ctx context.Context, ms []Message) (streamSeq uint64, err 
 	if err := b.enc.payloads(ms, b.o.Source); err != nil {
 		return 0, err
 	}
-	if err := b.checkFree(); err != nil {
-		return 0, err
-	}
+	err = b.checkFree()
 	b.mu.Lock()
+	b.full = err != nil
 	streamSeq = b.last
 	b.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	for len(ms) > 0 {
 		if err := ctx.Err(); err != nil {
 			return 0, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -268,12 +269,43 @@ func TestFullDiskStopsPublishingUntilThereIsRoom(t *testing.T) {
 			t.Fatalf("Publish: %v, want ErrFull", err)
 		}
 	}
-	if err := b.Reset(t.Context()); !errors.Is(err, ErrFull) {
-		t.Errorf("Reset: %v, want ErrFull", err)
+	if err := b.Reset(t.Context()); !errors.Is(err, ErrFull) || !errors.Is(b.Err(), ErrFull) {
+		t.Errorf("Reset: %v, Err: %v, want ErrFull", err, b.Err())
 	}
 	wantTail(t, b, 0, map[string]uint64{"1/0": 3}, 3)
 	b.free = measure
+	if err := b.Err(); err != nil {
+		t.Errorf("Err: %v although there is room", err)
+	}
+	if err := b.Reset(t.Context()); err != nil { // not needed, and no harm
+		t.Errorf("Reset: %v", err)
+	}
+	wantTail(t, b, 0, map[string]uint64{"1/0": 3}, 3)
 	publish(t, b, messages("1/0", 4, 5))
+}
+
+func TestFailedStartsAreNotCrashes(t *testing.T) {
+	o := Options{Dir: filepath.Join(t.TempDir(), "bus")}
+	b := open(t, o)
+	publish(t, b, messages("1/0", 1, 3))
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	taken := o
+	taken.Listen, taken.Authenticate = l.Addr().String(), func(string, string) (string, bool) { return "", false }
+	for range startsMax + 1 {
+		if _, err := Open(t.Context(), taken); !errors.Is(err, ErrListen) {
+			t.Fatalf("error %v, want ErrListen", err)
+		}
+	}
+	if b = open(t, o); b.Recreated() {
+		t.Error("a good stream was given up")
+	}
 }
 
 func TestFullDiskAtOpenLeavesTheFolderAlone(t *testing.T) {
