@@ -1,0 +1,238 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"tenderbox/jobs"
+	"tenderbox/shards"
+	"tenderbox/tenants"
+)
+
+// Finding is something that is not as it must be.
+type Finding struct {
+	Where string // file or record
+	What  string
+}
+
+func (f Finding) String() string { return f.Where + ": " + f.What }
+
+// CheckOptions name the stores of a stopped box.
+type CheckOptions struct {
+	Dir     string // folder of the shard files; opened read-only
+	Keyring *tenants.Keyring
+	Tenants []tenants.Tenant
+	Jobs    *jobs.Engine // on a copy of the queue's file, for Check reads it alone
+}
+
+// Check audits a stopped box: every shard file's integrity, every journal's
+// chain and anchor, and what must hold between the tables and the queue. It
+// writes nothing. An error means that it could not look; findings are no error.
+func Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
+	set, err := shards.Audit(ctx, o.Dir, shards.Options{Migrations: migrations})
+	if err != nil {
+		return nil, err
+	}
+	a := &audit{CheckOptions: o, set: set, known: map[string]bool{}, keys: map[[sha256.Size]byte]int{}}
+	for _, t := range o.Tenants {
+		a.known[string(t.ID)] = true
+	}
+	for _, sh := range set.All() {
+		if err := a.shard(ctx, sh); err != nil {
+			a.found(sh, "cannot be read: %v", err)
+		}
+	}
+	return a.findings, set.Close()
+}
+
+type audit struct {
+	CheckOptions
+	set      *shards.Set
+	known    map[string]bool           // tenants
+	keys     map[[sha256.Size]byte]int // idempotency keys of all shards, and the shard of each
+	findings []Finding
+}
+
+func (a *audit) found(sh *shards.Shard, format string, args ...any) {
+	a.findings = append(a.findings, Finding{sh.Path(), fmt.Sprintf(format, args...)})
+}
+
+func (a *audit) shard(ctx context.Context, sh *shards.Shard) error {
+	if err := sh.Err(); err != nil {
+		return err
+	}
+	if err := sh.Check(ctx); err != nil {
+		a.found(sh, "%v", err)
+	}
+	p := &part{shard: sh, journal: &journal{epoch: a.set.Manifest().Epoch}}
+	cursor, anchored, err := a.Jobs.Cursor(p.jobsSource())
+	if err != nil {
+		return err
+	}
+	if _, err := verifyJournal(ctx, sh, newChain(a.Keyring), head{}, head{cursor.Offset, cursor.Anchor}, nil); err != nil {
+		if !errors.Is(err, ErrJournal) {
+			return err
+		}
+		a.found(sh, "%v", err)
+	}
+	return sh.View(ctx, func(tx *shards.Tx) error {
+		for _, r := range auditRules {
+			if err := a.rule(tx, r); err != nil {
+				return err
+			}
+		}
+		return errors.Join(a.slots(tx), a.idempotency(tx), a.open(tx, cursor, anchored))
+	})
+}
+
+// auditRules are queries that return a text for each record that breaks an
+// invariant; none in a sound box.
+var auditRules = []struct{ what, query string }{
+	{"payment has no payment.created row in the journal, or one of another amount", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p
+		LEFT JOIN (SELECT tenant, subject, json_extract(data, '$.amount') amount, json_extract(data, '$.currency') currency
+			FROM journal WHERE type = 'payment.created' AND data IS NOT NULL) j
+			ON j.tenant = p.tenant AND j.subject = p.id
+		WHERE j.subject IS NULL OR j.amount <> p.amount OR j.currency <> p.currency`},
+	{"journal tells of a payment that is not there", `/* box */
+		SELECT j.tenant || ' ' || j.subject FROM journal j
+		LEFT JOIN payments p ON p.tenant = j.tenant AND p.id = j.subject
+		WHERE j.type LIKE 'payment.%' AND p.id IS NULL`},
+	{"settled payment does not have exactly one final row in the journal", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p
+		LEFT JOIN (SELECT tenant, subject, count(*) n, max(type) type FROM journal
+			WHERE type IN ('payment.succeeded', 'payment.failed') GROUP BY tenant, subject) j
+			ON j.tenant = p.tenant AND j.subject = p.id
+		WHERE p.sync = 'settled' AND (j.n IS NULL OR j.n <> 1 OR j.type <> 'payment.' || p.status)`},
+	{"unsettled payment has a final row in the journal", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p
+		JOIN (SELECT DISTINCT tenant, subject FROM journal WHERE type IN ('payment.succeeded', 'payment.failed')) j
+			ON j.tenant = p.tenant AND j.subject = p.id
+		WHERE p.sync <> 'settled'`},
+	{"succeeded payment has no proof of the same amount and currency", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p
+		WHERE p.status = 'succeeded' AND NOT EXISTS (SELECT 1 FROM attempts t
+			WHERE t.tenant = p.tenant AND t.payment_id = p.id AND t.outcome = 'succeeded'
+			AND json_extract(t.evidence, '$.id') = p.upstream_id
+			AND json_extract(t.evidence, '$.amount') = p.amount AND json_extract(t.evidence, '$.currency') = p.currency)`},
+	{"number of attempts differs from the attempts stored", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p
+		LEFT JOIN (SELECT tenant, payment_id, count(*) n, max(n) last FROM attempts GROUP BY tenant, payment_id) t
+			ON t.tenant = p.tenant AND t.payment_id = p.id
+		WHERE p.attempts <> coalesce(t.n, 0) OR p.attempts <> coalesce(t.last, 0)`},
+	{"attempt without the sealed bytes that it sent", `/* box */
+		SELECT t.tenant || ' ' || t.payment_id FROM attempts t
+		LEFT JOIN sends s ON s.tenant = t.tenant AND s.payment_id = t.payment_id AND s.upstream_key = t.upstream_key
+		WHERE s.payment_id IS NULL`},
+	{"idempotency key of a payment that is not there", `/* box */
+		SELECT k.tenant || ' ' || k.record FROM idempotency_keys k
+		LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record WHERE p.id IS NULL`},
+	{"unsettled payment without its source", `/* box */
+		SELECT tenant || ' ' || id FROM payments WHERE sync <> 'settled' AND source IS NULL`},
+	{"settled payment still holds its source", `/* box */
+		SELECT tenant || ' ' || id FROM payments WHERE sync = 'settled' AND source IS NOT NULL`},
+}
+
+// findingsPerRule bounds the report: a file that is wrong throughout is told
+// in so many lines, and a last one says how many there are.
+const findingsPerRule = 20
+
+func (a *audit) rule(tx *shards.Tx, r struct{ what, query string }) error {
+	rows, err := tx.Query(r.query)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	n := 0
+	for rows.Next() {
+		var record string
+		if err := rows.Scan(&record); err != nil {
+			return err
+		}
+		if n++; n <= findingsPerRule {
+			a.found(tx.Shard(), "%s: %s", record, r.what)
+		}
+	}
+	if n > findingsPerRule {
+		a.found(tx.Shard(), "… and %d more: %s", n-findingsPerRule, r.what)
+	}
+	return rows.Err()
+}
+
+// slots checks that each payment stands in the file of the slot that its id carries, under a tenant that exists.
+func (a *audit) slots(tx *shards.Tx) error {
+	rows, err := tx.Query(`SELECT /* box */ tenant, id FROM payments`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t, id string
+		if err := rows.Scan(&t, &id); err != nil {
+			return err
+		}
+		slot, ok := PaymentID(id).slot()
+		switch {
+		case !ok:
+			a.found(tx.Shard(), "%s %s: is no payment id", t, id)
+		case a.set.Shard(slot) != tx.Shard():
+			a.found(tx.Shard(), "%s %s: belongs to slot %d, which lives in another file", t, id, slot)
+		case !a.known[t]:
+			a.found(tx.Shard(), "%s %s: no such tenant", t, id)
+		}
+	}
+	return rows.Err()
+}
+
+// idempotency checks that a tenant's key stands in one shard only.
+func (a *audit) idempotency(tx *shards.Tx) error {
+	rows, err := tx.Query(`SELECT /* box */ tenant, key, record FROM idempotency_keys`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t, key, record string
+		if err := rows.Scan(&t, &key, &record); err != nil {
+			return err
+		}
+		h := sha256.Sum256([]byte(t + "\x00" + key))
+		if other, ok := a.keys[h]; ok {
+			a.found(tx.Shard(), "%s %s: its idempotency key stands in shard %d as well", t, record, other)
+		}
+		a.keys[h] = tx.Shard().ID()
+	}
+	return rows.Err()
+}
+
+// open checks that each unsettled payment will be settled: it has its job, or
+// its journal row is still to become one, and its sealed bytes can be opened.
+func (a *audit) open(tx *shards.Tx, cursor jobs.Cursor, anchored bool) error {
+	rows, err := tx.Query(`SELECT /* box */ p.tenant, p.id, p.source, p.sync, coalesce(j.seq, 0) FROM payments p INDEXED BY payments_open
+		LEFT JOIN (SELECT tenant, subject, seq FROM journal WHERE type = 'payment.created') j ON j.tenant = p.tenant AND j.subject = p.id
+		WHERE p.sync <> 'settled'`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t, id, sync string
+		var source []byte
+		var seq int64
+		if err := rows.Scan(&t, &id, &source, &sync, &seq); err != nil {
+			return err
+		}
+		if _, err := a.Keyring.Open(sourceRecord(tenants.ID(t), PaymentID(id)), source); err != nil {
+			a.found(tx.Shard(), "%s %s: its source cannot be opened: %v", t, id, err)
+		}
+		if SyncState(sync) == Review || !anchored || uint64(seq) > cursor.Offset {
+			continue
+		}
+		if _, err := a.Jobs.Get(t, PaymentsQueue, id); err != nil {
+			a.found(tx.Shard(), "%s %s: unsettled, and the queue has no job for it: %v", t, id, err)
+		}
+	}
+	return rows.Err()
+}

@@ -1,0 +1,258 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	json "github.com/go-json-experiment/json"
+	"golang.org/x/sync/errgroup"
+
+	"tenderbox/shards"
+	"tenderbox/tenants"
+)
+
+const paymentColumns = `p.id, p.amount, p.currency, p.status, p.sync, p.attempts, p.first_sent_at, p.last_error, p.upstream_id,
+	p.failure_code, p.failure_decline, p.failure_message, p.amount_refunded, p.order_id, p.user_id, p.taken_offline,
+	p.created_at, p.settled_at, x.description, x.metadata
+	FROM payments p LEFT JOIN payment_extras x ON p.has_extras AND x.tenant = p.tenant AND x.payment_id = p.id`
+
+// scanner is a row, or the present row of many.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanPayment(row scanner) (p Payment, err error) {
+	var id, status, sync string
+	var firstSent, settled sql.NullInt64
+	var lastError, upstreamID, fCode, fDecline, fMessage, order, user, description, metadata sql.NullString
+	var offline, created int64
+	if err := row.Scan(&id, &p.Amount, &p.Currency, &status, &sync, &p.Sync.Attempts, &firstSent, &lastError, &upstreamID,
+		&fCode, &fDecline, &fMessage, &p.AmountRefunded, &order, &user, &offline, &created, &settled, &description, &metadata); err != nil {
+		return Payment{}, err
+	}
+	p.ID, p.Object, p.Status, p.Sync.State = PaymentID(id), "payment", Status(status), SyncState(sync)
+	p.Sync.FirstSentAt, p.SettledAt = optionalTime(firstSent), optionalTime(settled)
+	p.Sync.LastError, p.UpstreamID, p.OrderID, p.UserID, p.Description =
+		optionalText(lastError), optionalText(upstreamID), optionalText(order), optionalText(user), optionalText(description)
+	if fCode.Valid {
+		p.Failure = &Failure{fCode.String, fDecline.String, fMessage.String}
+	}
+	p.TakenOffline, p.CreatedAt = offline != 0, instant(created)
+	p.Metadata = map[string]string{}
+	if metadata.Valid {
+		if err := json.Unmarshal([]byte(metadata.String), &p.Metadata); err != nil {
+			return Payment{}, fmt.Errorf("payment %s: metadata: %w", p.ID, err)
+		}
+	}
+	return p, nil
+}
+
+func optionalTime(n sql.NullInt64) *time.Time {
+	if !n.Valid {
+		return nil
+	}
+	t := instant(n.Int64)
+	return &t
+}
+
+func optionalText(s sql.NullString) *string {
+	if !s.Valid {
+		return nil
+	}
+	return &s.String
+}
+
+// Payment returns one of the tenant's payments. An unknown id, another tenant's
+// and one that is no id at all give the same error.
+func (l *Ledger) Payment(ctx context.Context, t tenants.ID, id string) (p Payment, err error) {
+	pid, ok := ParsePaymentID(id)
+	if !ok {
+		return Payment{}, notFound("payment")
+	}
+	slot, _ := pid.slot()
+	err = l.set.Shard(slot).View(ctx, func(tx *shards.Tx) error {
+		p, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), id))
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return Payment{}, notFound("payment")
+	}
+	if err != nil {
+		return Payment{}, unavailable(err)
+	}
+	l.addNextAttempt(t, &p)
+	return p, nil
+}
+
+// addNextAttempt looks up when the queue will try next: it keeps the schedule, the shard does not.
+func (l *Ledger) addNextAttempt(t tenants.ID, p *Payment) {
+	if p.Status.Final() || p.Sync.State == Review || p.Sync.Attempts == 0 {
+		return
+	}
+	if j, err := l.jobs.Get(string(t), PaymentsQueue, string(p.ID)); err == nil && j.RunAt.After(l.clock.now()) {
+		at := j.RunAt.UTC()
+		p.Sync.NextAttemptAt = &at
+	}
+}
+
+// Filter selects payments; its zero value selects all of the tenant's.
+type Filter struct {
+	Status Status
+	Sync   SyncState
+	UserID string
+	Limit  int    // 1 to 100; 0 means 20
+	Cursor string // NextCursor of the page before
+}
+
+// Page is part of a list, newest first.
+type Page struct {
+	Data       []Payment
+	HasMore    bool
+	NextCursor string // "" when there is no more
+}
+
+const (
+	pageDefault = 20
+	pageMax     = 100
+)
+
+// Payments lists the tenant's payments, newest first. With a shard out of
+// service the list would have holes, so it is refused.
+func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, error) {
+	before, err := f.normalise()
+	if err != nil {
+		return Page{}, err
+	}
+	where, args := []string{"p.tenant = ?"}, []any{string(t)}
+	and := func(cond string, arg any) { where, args = append(where, cond), append(args, arg) }
+	if before != "" {
+		and("p.id < ?", before)
+	}
+	if f.UserID != "" {
+		and("p.user_id = ?", f.UserID)
+	}
+	if f.Status != "" {
+		and("p.status = ?", string(f.Status))
+	}
+	if f.Sync != "" {
+		and("p.sync = ?", string(f.Sync))
+	}
+	if f.Status == Pending || (f.Sync != "" && f.Sync != Settled) {
+		where = append(where, "p.sync <> 'settled'") // lets the index of open payments serve
+	}
+	query := `SELECT ` + paymentColumns + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY p.id DESC LIMIT ?`
+	args = append(args, f.Limit+1)
+
+	files := l.set.All()
+	if f.UserID != "" {
+		files = []*shards.Shard{l.set.Shard(shards.SlotOf(string(t), f.UserID))}
+	}
+	var mu sync.Mutex // guards all
+	var all []Payment
+	err = each(ctx, files, func(ctx context.Context, tx *shards.Tx) error {
+		rows, err := tx.Query(query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			p, err := scanPayment(rows)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			all = append(all, p)
+			mu.Unlock()
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return Page{}, unavailable(err)
+	}
+	slices.SortFunc(all, func(a, b Payment) int { return strings.Compare(string(b.ID), string(a.ID)) })
+	page := Page{Data: all, HasMore: len(all) > f.Limit}
+	if page.HasMore {
+		page.Data = all[:f.Limit]
+		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(page.Data[f.Limit-1].ID))
+	}
+	for i := range page.Data {
+		l.addNextAttempt(t, &page.Data[i])
+	}
+	return page, nil
+}
+
+func (f *Filter) normalise() (before string, err error) {
+	switch f.Status {
+	case "", Pending, Succeeded, Failed, "canceled", "requires_confirmation":
+	default:
+		return "", invalid("status_invalid", "status", "must be pending, succeeded, failed, canceled or requires_confirmation")
+	}
+	switch f.Sync {
+	case "", Queued, Sending, InDoubt, Settled, Review:
+	default:
+		return "", invalid("sync_invalid", "sync", "must be queued, sending, in_doubt, settled or review")
+	}
+	if f.Limit == 0 {
+		f.Limit = pageDefault
+	}
+	if f.Limit < 1 || f.Limit > pageMax {
+		return "", invalid("limit_invalid", "limit", fmt.Sprintf("must be from 1 to %d", pageMax))
+	}
+	if err := checkText("user_id", f.UserID, appIDMax, true); err != nil {
+		return "", err
+	}
+	if f.Cursor != "" {
+		// The cursor is the last id seen. It selects within the asking tenant's own
+		// range, whatever is written in it.
+		b, err := base64.RawURLEncoding.Strict().DecodeString(f.Cursor)
+		if _, ok := ParsePaymentID(string(b)); err != nil || !ok {
+			return "", invalid("cursor_invalid", "cursor", "use next_cursor of the page before")
+		}
+		before = string(b)
+	}
+	return before, nil
+}
+
+// each runs fn on a snapshot of every file at once. Any failure fails all.
+func each(ctx context.Context, files []*shards.Shard, fn func(ctx context.Context, tx *shards.Tx) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, sh := range files {
+		g.Go(func() error {
+			return sh.View(ctx, func(tx *shards.Tx) error { return fn(ctx, tx) })
+		})
+	}
+	return g.Wait()
+}
+
+// oldestOpen returns when the tenant's oldest unsettled payment was taken.
+func (l *Ledger) oldestOpen(ctx context.Context, t tenants.ID) (at time.Time, found bool, err error) {
+	var mu sync.Mutex // guards at and found
+	err = each(ctx, l.healthy(), func(_ context.Context, tx *shards.Tx) error {
+		var ms int64
+		err := tx.QueryRow(`SELECT created_at FROM payments INDEXED BY payments_open
+			WHERE tenant = ? AND sync <> 'settled' ORDER BY id LIMIT 1`, string(t)).Scan(&ms)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !found || instant(ms).Before(at) {
+			at, found = instant(ms), true
+		}
+		return nil
+	})
+	return at, found, err
+}
+
+// healthy lists the shards in service.
+func (l *Ledger) healthy() []*shards.Shard {
+	return slices.DeleteFunc(slices.Clone(l.set.All()), func(sh *shards.Shard) bool { return sh.Err() != nil })
+}

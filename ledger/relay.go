@@ -1,0 +1,335 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"tenderbox/jobs"
+	"tenderbox/shards"
+	"tenderbox/tenants"
+)
+
+// Publisher is the durable event log that the relay feeds.
+type Publisher interface {
+	// Publish appends the events as one unit; when it returns without error
+	// they survive a power cut. It returns the log's position after them.
+	Publish(ctx context.Context, events []*Event) (position uint64, err error)
+	// Tail returns, for each origin ([Event.Origin]), the highest Seq that the
+	// log holds after position, and the log's last position.
+	Tail(ctx context.Context, after uint64) (seqs map[string]uint64, position uint64, err error)
+	// Incarnation names this life of the log: it changes when the log was
+	// lost and begun anew.
+	Incarnation() string
+	// BatchMax is how many events Publish takes at once.
+	BatchMax() int
+}
+
+// ErrNotPublishing is what a [Publisher] returns while its log is not open.
+var ErrNotPublishing = errors.New("event log not open")
+
+// Origin names the journal that the event stands in.
+func (e *Event) Origin() string { return origin(e.Shard, e.Epoch) }
+
+func origin(shard int, epoch uint64) string {
+	return strconv.FormatUint(epoch, 10) + "/" + strconv.Itoa(shard)
+}
+
+const (
+	// relayBatch is how many journal rows become jobs in one transaction of the
+	// queue: enough to share the fsync, few enough that others get their turn.
+	relayBatch = 500
+	// relayPoll is how long a missed wake-up can delay anything.
+	relayPoll = 5 * time.Second
+	// retryPause spaces repeats after a failed store or event log.
+	retryPause = time.Second
+)
+
+// poke is a wake-up that never blocks the one who gives it and is never lost:
+// poke for speed, poll for truth.
+type poke chan struct{}
+
+func newPoke() poke { return make(poke, 1) }
+
+func (p poke) wake() {
+	select {
+	case p <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns after a wake-up, after d, or with the context's error.
+func (p poke) wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p:
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// pause waits for d, whatever happens meanwhile.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// relayJobs turns the shard's journal rows into jobs, in order, each exactly
+// once: the jobs and the cursor move in one transaction of the queue's file. The
+// cursor carries the journal's chain value, an anchor outside the shard.
+func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
+	for ctx.Err() == nil {
+		n, err := l.relayOnce(ctx, p)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, shards.ErrUnavailable): // alarmed already
+			_ = p.derive.wait(ctx, relayPoll)
+		case err != nil:
+			l.log.Warn("relay to the queues", "shard", p.shard.ID(), "err", err)
+			_ = pause(ctx, retryPause)
+		case n < relayBatch:
+			_ = p.derive.wait(ctx, relayPoll)
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
+	if err := p.refresh(ctx); err != nil {
+		return 0, err
+	}
+	cursor, _, err := l.jobs.Cursor(p.jobsSource())
+	if err != nil {
+		return 0, err
+	}
+	if cursor.Offset >= p.journal.currentHead().seq {
+		return 0, nil
+	}
+	to, n := jobs.Cursor{}, 0
+	var js []jobs.NewJob
+	err = readJournal(ctx, p.shard, cursor.Offset, relayBatch, func(e *Event) error {
+		js = append(js, jobsFor(e)...)
+		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
+		n++
+		return nil
+	})
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	return n, l.jobs.EnqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js)
+}
+
+// startCursor makes sure that the shard has a cursor in the queue's file. One
+// that has none, though its journal has rows, lost its queue: every unsettled
+// payment gets its job again (under the payment's id, so twice is once); other
+// jobs are not derived anew from old events, which an alarm says.
+func (l *Ledger) startCursor(ctx context.Context, p *part) error {
+	_, found, err := l.jobs.Cursor(p.jobsSource())
+	if err != nil || found {
+		return err
+	}
+	end := p.journal.currentHead()
+	if end.seq == 0 {
+		return nil
+	}
+	l.raise(alarmKey{code: "queue_lost", subject: p.origin()}, fmt.Sprintf(
+		"the queue held no position for shard %d; unsettled payments were queued again, other jobs of events 1 to %d may be missing", p.shard.ID(), end.seq))
+	if err := l.requeueOpen(ctx, p.shard); err != nil {
+		return err
+	}
+	return l.jobs.EnqueueFrom(ctx, p.jobsSource(), 0, jobs.Cursor{Offset: end.seq, Anchor: end.mac}, nil)
+}
+
+// requeueOpen gives every unsettled payment of the shard that has no job its job.
+func (l *Ledger) requeueOpen(ctx context.Context, sh *shards.Shard) error {
+	var t, id string
+	for {
+		n := 0
+		var missing []jobs.NewJob
+		err := sh.View(ctx, func(tx *shards.Tx) error {
+			rows, err := tx.Query(`SELECT /* box */ tenant, id FROM payments INDEXED BY payments_open
+				WHERE sync <> 'settled' AND sync <> 'review' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`, t, id, relayBatch)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				if err := rows.Scan(&t, &id); err != nil {
+					return err
+				}
+				n++
+				if _, err := l.jobs.Get(t, PaymentsQueue, id); errors.Is(err, jobs.ErrNotFound) {
+					missing = append(missing, settleJob(&Event{Tenant: tenants.ID(t), Subject: id}))
+				} else if err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			if _, err := l.jobs.Enqueue(ctx, missing...); err != nil {
+				return err
+			}
+		}
+		if n < relayBatch {
+			return nil
+		}
+	}
+}
+
+// relayEvents publishes the journals to the event log, in order of each
+// journal, until ctx ends. One loop serves all shards, so that one durable batch
+// takes what has gathered in all of them.
+func (l *Ledger) relayEvents(ctx context.Context) error {
+	if l.events == nil {
+		return nil
+	}
+	for ctx.Err() == nil {
+		err := l.publishFrom(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		k := alarmKey{code: "event_log"}
+		if !errors.Is(err, ErrNotPublishing) {
+			l.log.Warn("relay to the event log", "err", err)
+		}
+		l.raise(k, err.Error())
+		_ = pause(ctx, retryPause)
+	}
+	return nil
+}
+
+// publishFrom finds where the event log stands and publishes from there, until
+// the first error.
+func (l *Ledger) publishFrom(ctx context.Context) error {
+	life := l.events.Incarnation()
+	if life == "" {
+		return ErrNotPublishing
+	}
+	source := func(p *part) string { return "events/" + life + "/" + p.origin() }
+	next := make([]uint64, len(l.parts)) // by part: the last published row
+	for i, p := range l.parts {
+		c, _, err := l.jobs.Cursor(source(p))
+		if err != nil {
+			return err
+		}
+		next[i] = c.Offset
+	}
+	// The cursors are written after each batch and not waited for. What was
+	// published since stands behind the position that was last written: the
+	// position follows its batch's cursors, and what is written is a prefix.
+	position, err := EventPosition(l.jobs)
+	if err != nil {
+		return err
+	}
+	seqs, _, err := l.events.Tail(ctx, position)
+	if err != nil {
+		return err
+	}
+	for i, p := range l.parts {
+		next[i] = max(next[i], seqs[p.origin()])
+	}
+	for {
+		var batch []*Event
+		upTo := slices.Clone(next)
+		for i, p := range l.parts {
+			room := l.events.BatchMax() - len(batch)
+			if room == 0 || p.shard.Err() != nil || next[i] >= p.journal.currentHead().seq {
+				continue
+			}
+			err := readJournal(ctx, p.shard, next[i], room, func(e *Event) error {
+				if e.Data == nil { // erased: the event is told without its data
+					e.Data = []byte("null")
+				}
+				batch = append(batch, e)
+				upTo[i] = e.Seq
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if len(batch) == 0 {
+			l.alarms.clear(alarmKey{code: "event_log"})
+			if err := l.publish.wait(ctx, relayPoll); err != nil {
+				return err
+			}
+			if now := l.events.Incarnation(); now != life {
+				return fmt.Errorf("event log begun anew")
+			}
+			continue
+		}
+		position, err := l.events.Publish(ctx, batch)
+		if err != nil {
+			return err
+		}
+		for i, p := range l.parts {
+			if upTo[i] != next[i] {
+				next[i] = upTo[i]
+				l.jobs.MoveCursor(source(p), jobs.Cursor{Offset: next[i]}, nil)
+			}
+		}
+		l.jobs.MoveCursor(positionSource, jobs.Cursor{Offset: position}, nil)
+		l.published.Add(uint64(len(batch)))
+	}
+}
+
+// positionSource names the cursor that keeps the highest position that any life
+// of the event log has reached.
+const positionSource = "events/position"
+
+// EventPosition returns the highest position that the event log has reached, as
+// the queue's file knows it. A log begun anew starts above it, so that a reader
+// who remembers positions misses nothing.
+func EventPosition(e *jobs.Engine) (uint64, error) {
+	c, _, err := e.Cursor(positionSource)
+	return c.Offset, err
+}
+
+// verifyAnchor checks a shard before it serves: the row that the queue's file
+// anchored is there, unchanged, and the journal's end is whole.
+func (l *Ledger) verifyAnchor(ctx context.Context, p *part, c *chain) error {
+	cursor, found, err := l.jobs.Cursor(p.jobsSource())
+	if err != nil {
+		return err
+	}
+	anchor := head{cursor.Offset, cursor.Anchor}
+	if found && anchor.seq > 0 {
+		row := head{}
+		err := readJournal(ctx, p.shard, anchor.seq-1, 1, func(e *Event) error {
+			row = head{e.Seq, bytes.Clone(e.mac)}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if row.seq != anchor.seq || !bytes.Equal(row.mac, anchor.mac) {
+			return fmt.Errorf("%w: row %d was anchored and is missing or changed", ErrJournal, anchor.seq)
+		}
+	}
+	from, err := tailStart(ctx, p.shard)
+	if err != nil {
+		return err
+	}
+	if from.seq > anchor.seq {
+		anchor = head{} // checked above; the tail begins behind it
+	}
+	_, err = verifyJournal(ctx, p.shard, c, from, anchor, nil)
+	return err
+}

@@ -1,0 +1,109 @@
+package ledger
+
+import "tenderbox/shards"
+
+// migrations is the ledger's part of every shard file. A migration that has
+// been released is never edited; a change is a further entry.
+//
+// Every table of a tenant's records begins its primary key with the tenant, so
+// that a tenant's rows are one contiguous range. Times are milliseconds since
+// 1970 UTC. Rows that are read on every request are small; what is long or
+// rarely read stands in a side table.
+var migrations = []shards.Migration{{Version: 1, Name: "payments", SQL: `
+CREATE TABLE payments (
+	tenant          TEXT    NOT NULL,
+	id              TEXT    NOT NULL,
+	amount          INTEGER NOT NULL CHECK (amount > 0),
+	currency        TEXT    NOT NULL CHECK (length(currency) = 3),
+	status          TEXT    NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),
+	sync            TEXT    NOT NULL CHECK (sync IN ('queued', 'sending', 'in_doubt', 'settled', 'review')),
+	attempts        INTEGER NOT NULL DEFAULT 0,
+	first_sent_at   INTEGER,
+	account         TEXT,                       -- upstream account, pinned by the first seal
+	last_error      TEXT,
+	upstream_id     TEXT,
+	failure_code    TEXT,
+	failure_decline TEXT,
+	failure_message TEXT,
+	amount_refunded INTEGER NOT NULL DEFAULT 0 CHECK (amount_refunded BETWEEN 0 AND amount),
+	order_id        TEXT,
+	user_id         TEXT,
+	source          BLOB,                       -- sealed; erased when the payment is final
+	source_kind     TEXT    NOT NULL CHECK (source_kind IN ('source', 'payment_method')),
+	has_extras      INTEGER NOT NULL DEFAULT 0,
+	taken_offline   INTEGER NOT NULL,
+	created_at      INTEGER NOT NULL,
+	settled_at      INTEGER,
+	PRIMARY KEY (tenant, id),
+	CHECK ((sync = 'settled') = (status <> 'pending')),
+	CHECK (status <> 'succeeded' OR upstream_id IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX payments_open ON payments (tenant, id) WHERE sync <> 'settled';
+CREATE INDEX payments_user ON payments (tenant, user_id, id) WHERE user_id IS NOT NULL;
+
+CREATE TABLE payment_extras (
+	tenant      TEXT NOT NULL,
+	payment_id  TEXT NOT NULL,
+	description TEXT,
+	metadata    TEXT,                           -- JSON object of strings
+	PRIMARY KEY (tenant, payment_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE idempotency_keys (
+	tenant      TEXT    NOT NULL,
+	key         TEXT    NOT NULL,
+	fingerprint BLOB    NOT NULL,               -- keyed hash of the canonical request
+	record      TEXT    NOT NULL,               -- id of what the request made
+	created_at  INTEGER NOT NULL,
+	PRIMARY KEY (tenant, key)
+) STRICT, WITHOUT ROWID;
+
+-- One row an upstream key: the exact bytes that are sent under it, whenever.
+CREATE TABLE sends (
+	tenant       TEXT    NOT NULL,
+	payment_id   TEXT    NOT NULL,
+	upstream_key TEXT    NOT NULL,
+	path         TEXT    NOT NULL,
+	body         BLOB,                          -- sealed; erased when the payment is final
+	body_hash    BLOB    NOT NULL,              -- SHA-256 of the clear bytes
+	sealed_at    INTEGER NOT NULL,
+	PRIMARY KEY (tenant, payment_id, upstream_key)
+) STRICT, WITHOUT ROWID;
+
+-- One row a try. A try without an outcome was cut short and may have left.
+CREATE TABLE attempts (
+	tenant       TEXT    NOT NULL,
+	payment_id   TEXT    NOT NULL,
+	n            INTEGER NOT NULL,
+	upstream_key TEXT    NOT NULL,
+	account      TEXT    NOT NULL,
+	epoch        INTEGER NOT NULL,
+	started_at   INTEGER NOT NULL,
+	ended_at     INTEGER,
+	outcome      TEXT CHECK (outcome IN ('succeeded', 'declined', 'retryable', 'unknown')),
+	maybe_sent   INTEGER,
+	http_status  INTEGER,
+	request_id   TEXT,
+	reason       TEXT,
+	evidence     TEXT,                          -- the processor's object, allow-listed members, JSON
+	PRIMARY KEY (tenant, payment_id, n)
+) STRICT, WITHOUT ROWID;
+
+-- The outbox. Append-only; rows are chained by mac. data_hash stands in for
+-- data that was erased.
+CREATE TABLE journal (
+	seq         INTEGER PRIMARY KEY,
+	id          TEXT    NOT NULL,
+	tenant      TEXT    NOT NULL,
+	type        TEXT    NOT NULL,
+	subject     TEXT    NOT NULL,
+	slot        INTEGER NOT NULL,
+	epoch       INTEGER NOT NULL,
+	occurred_at INTEGER NOT NULL,
+	data        TEXT,
+	data_hash   BLOB,
+	mac         BLOB    NOT NULL,
+	CHECK ((data IS NULL) <> (data_hash IS NULL))
+) STRICT;
+`}}

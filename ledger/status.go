@@ -1,0 +1,206 @@
+package ledger
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"tenderbox/jobs"
+	"tenderbox/shards"
+	"tenderbox/tenants"
+	"tenderbox/upstream"
+)
+
+// Overview is how a tenant's payments, or all of the box's, stand.
+type Overview struct {
+	Connectivity Connectivity  `json:"connectivity"`
+	Breaker      Breaker       `json:"breaker"`
+	Backlog      Backlog       `json:"backlog"`
+	Exposure     []Exposure    `json:"exposure"`
+	Queues       []QueueStatus `json:"queues"`
+	Alarms       []Alarm       `json:"alarms"`
+}
+
+// Connectivity is what the link judge says of the account, and why.
+type Connectivity struct {
+	State    string     `json:"state"` // online, degraded, offline or unconfigured
+	Since    *time.Time `json:"since"`
+	Evidence string     `json:"evidence"`
+}
+
+// Breaker is the state of the account's circuit breaker.
+type Breaker struct {
+	State    string     `json:"state"` // closed, open or half-open
+	Since    *time.Time `json:"since"`
+	Failures int        `json:"failures"`
+}
+
+// Backlog is what waits to be settled.
+type Backlog struct {
+	Count    int64        `json:"count"`
+	OldestAt *time.Time   `json:"oldest_at"`
+	Amounts  []MoneyTotal `json:"amounts"`
+}
+
+// MoneyTotal is a sum in minor units.
+type MoneyTotal struct {
+	Currency string `json:"currency"`
+	Amount   int64  `json:"amount"`
+}
+
+// Exposure is money taken and not settled, beside what the offline policy allows.
+type Exposure struct {
+	Currency string `json:"currency"`
+	Count    int64  `json:"count"`
+	Amount   int64  `json:"amount"`
+	MaxCount *int64 `json:"max_count"` // null: no limit
+	MaxTotal *int64 `json:"max_total"`
+}
+
+// QueueStatus counts a queue's jobs by state.
+type QueueStatus struct {
+	Name          string     `json:"name"`
+	Waiting       int        `json:"waiting"`
+	Delayed       int        `json:"delayed"`
+	Active        int        `json:"active"`
+	Completed     int        `json:"completed"`
+	Failed        int        `json:"failed"`
+	OldestWaiting *time.Time `json:"oldest_waiting_at"`
+}
+
+// Status reports how things stand for the tenant; for "" it sees the whole box.
+func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
+	tenant := tenants.Tenant{}
+	if t != "" {
+		var err error
+		if tenant, err = l.tenants.Get(t); err != nil {
+			return Overview{}, notFound("tenant")
+		}
+	}
+	s := Overview{Exposure: []Exposure{}, Queues: []QueueStatus{}}
+	acc := l.account(&tenant)
+	s.Connectivity, s.Breaker = link(acc)
+	s.Backlog.Amounts = []MoneyTotal{}
+	for c, sum := range l.exposure.of(t) {
+		s.Backlog.Count += sum.Count
+		s.Backlog.Amounts = append(s.Backlog.Amounts, MoneyTotal{c, sum.Amount})
+		x := Exposure{Currency: c, Count: sum.Count, Amount: sum.Amount}
+		if lim := tenant.Offline[c]; lim.MaxCount > 0 {
+			x.MaxCount = &lim.MaxCount
+		}
+		if lim := tenant.Offline[c]; lim.MaxTotal > 0 {
+			x.MaxTotal = &lim.MaxTotal
+		}
+		s.Exposure = append(s.Exposure, x)
+	}
+	slices.SortFunc(s.Backlog.Amounts, func(a, b MoneyTotal) int { return strings.Compare(a.Currency, b.Currency) })
+	slices.SortFunc(s.Exposure, func(a, b Exposure) int { return strings.Compare(a.Currency, b.Currency) })
+	if s.Backlog.Count > 0 {
+		if at, found, err := l.oldest(ctx, t); err == nil && found {
+			s.Backlog.OldestAt = &at
+		}
+	}
+	stats := l.jobs.Stats()
+	if t != "" {
+		stats = l.jobs.TenantStats(string(t))
+	}
+	for _, q := range stats {
+		s.Queues = append(s.Queues, queueStatus(q))
+	}
+	s.Alarms = l.alarms.of(t)
+	accounts := []*upstream.Account{acc}
+	if t == "" {
+		accounts = l.accounts.List()
+	}
+	for _, a := range accounts {
+		if a == nil {
+			continue
+		}
+		for _, al := range a.Alarms() {
+			s.Alarms = append(s.Alarms, Alarm{al.Code, al.Since.UTC(), al.Detail})
+		}
+	}
+	return s, nil
+}
+
+// oldest is oldestOpen for one tenant, or for all.
+func (l *Ledger) oldest(ctx context.Context, t tenants.ID) (at time.Time, found bool, err error) {
+	ids := []tenants.ID{t}
+	if t == "" {
+		ids = ids[:0]
+		for _, tenant := range l.tenants.List() {
+			ids = append(ids, tenant.ID)
+		}
+	}
+	for _, id := range ids {
+		a, ok, err := l.oldestOpen(ctx, id)
+		if err != nil {
+			return at, found, err
+		}
+		if ok && (!found || a.Before(at)) {
+			at, found = a, true
+		}
+	}
+	return at, found, nil
+}
+
+func link(acc *upstream.Account) (Connectivity, Breaker) {
+	if acc == nil {
+		return Connectivity{State: string(upstream.Unconfigured), Evidence: "no upstream is configured; payments are kept and queued"},
+			Breaker{State: "closed"}
+	}
+	lk, br := acc.Link(), acc.Breaker()
+	return Connectivity{string(lk.State), sinceOrNil(lk.Since), lk.Evidence}, Breaker{string(br.State), sinceOrNil(br.Since), br.Failures}
+}
+
+func sinceOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func queueStatus(q jobs.QueueStats) QueueStatus {
+	return QueueStatus{q.Queue, q.Waiting, q.Delayed, q.Active, q.Completed, q.Failed, sinceOrNil(q.OldestWaiting)}
+}
+
+// ShardStatus is how one shard file stands.
+type ShardStatus struct {
+	ID    int
+	Err   error // nil when in service
+	Stats shards.Stats
+}
+
+// Shards reports on every shard file.
+func (l *Ledger) Shards() []ShardStatus {
+	out := make([]ShardStatus, 0, len(l.parts))
+	for _, p := range l.parts {
+		out = append(out, ShardStatus{p.shard.ID(), p.shard.Err(), p.shard.Stats()})
+	}
+	return out
+}
+
+// Ready reports whether payments can be taken, and what is degraded.
+func (l *Ledger) Ready() (ok bool, degraded []string) {
+	for _, a := range l.alarms.of("") {
+		degraded = append(degraded, a.Code)
+	}
+	return len(l.healthy()) > 0, slices.Compact(degraded)
+}
+
+// BoxID names this box for ever: a copy of its folder carries the same.
+func (l *Ledger) BoxID() string { return l.set.Manifest().BoxID }
+
+// Exposed returns the unsettled sums of a tenant (of all, for "") by currency.
+func (l *Ledger) Exposed(t tenants.ID) map[string]Sum { return l.exposure.of(t) }
+
+// Published counts the events handed to the event log since start.
+func (l *Ledger) Published() uint64 { return l.published.Load() }
+
+// RaiseAlarm sets an alarm that concerns the whole box, found outside the ledger.
+func (l *Ledger) RaiseAlarm(code, detail string) { l.raise(alarmKey{code: code}, detail) }
+
+// ClearAlarm takes back what RaiseAlarm set.
+func (l *Ledger) ClearAlarm(code string) { l.alarms.clear(alarmKey{code: code}) }
