@@ -128,8 +128,12 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if err != nil {
 		return Page{}, err
 	}
-	where, args := []string{"p.tenant = ?"}, []any{string(t)}
-	and := func(cond string, arg any) { where, args = append(where, cond), append(args, arg) }
+	var where strings.Builder
+	args := []any{string(t)}
+	and := func(cond string, arg any) {
+		where.WriteString(" AND " + cond)
+		args = append(args, arg)
+	}
 	if before != "" {
 		and("p.id < ?", before)
 	}
@@ -143,9 +147,9 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 		and("p.sync = ?", string(f.Sync))
 	}
 	if f.Status == Pending || (f.Sync != "" && f.Sync != Settled) {
-		where = append(where, "p.sync <> 'settled'") // lets the index of open payments serve
+		where.WriteString(" AND p.sync <> 'settled'") // lets the index of open payments serve
 	}
-	query := `SELECT ` + paymentColumns + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY p.id DESC LIMIT ?`
+	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id DESC LIMIT ?`
 	args = append(args, f.Limit+1)
 
 	files := l.set.All()
