@@ -15,11 +15,11 @@ BUILDFLAGS := -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.versio
 BIN        ?= bin/tenderbox
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 
-# What `make torture` and `make bench` take, for instance `make torture SEED=42 ROUNDS=20`.
+# What `make torture` and `make bench` take, for instance `make torture SEED=42 ROUNDS=20 DURATION=30s`.
 SEED     ?=
 ROUNDS   ?=
 DURATION ?=
-KNOBS     = $(if $(SEED),-seed=$(SEED)) $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
+KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test race check fmt bench torture tools dist clean
@@ -50,11 +50,11 @@ check: ## Format, vet, staticcheck, the house rules, the shell scripts
 fmt: ## Formats every Go file
 	gofmt -w $$(find . -name '*.go' -not -path './bin/*')
 
-bench: build ## Measures payments/s, fsyncs and footprint (DURATION=5s)
-	go test -count=1 -v -timeout=60m ./internal/bench -run '^TestBench$$' -bench . $(KNOBS)
+bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
+	go run ./internal/bench $(KNOBS)
 
-torture: build ## Kills and restarts a box under faults, then counts (SEED= ROUNDS= DURATION=)
-	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' $(KNOBS)
+torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DURATION=)
+	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' $(if $(SEED),-seed=$(SEED)) $(KNOBS)
 
 tools: ## Downloads and builds the pinned tools that the checks use
 	$(STATICCHECK) -version

@@ -5,10 +5,12 @@ package arch
 
 import (
 	"bytes"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -44,8 +46,6 @@ var arrows = map[string]arrow{
 	"tenants":            {[]string{"store"}, "who is calling, in box.db"},
 	"shards":             {nil, "an instrument: SQLite files and slots, no tables of its own"},
 	"store":              {nil, "an instrument: buckets and bytes"},
-	"store/storetest":    {[]string{"store"}, "opens a store in a test and checks it afterwards"},
-	"shards/shardstest":  {[]string{"shards"}, "opens shards in a test and checks them afterwards"},
 	"dist":               {nil, "the installer's test"},
 	"internal/*":         {[]string{"*"}, "test-only machinery that spans packages; nothing outside internal imports it"},
 }
@@ -62,10 +62,9 @@ type source struct {
 	fset   *token.FileSet
 }
 
-// sources parses every Go file of the module (not those of tools, which is a module of its own).
-func sources(t *testing.T) []source {
+// sources parses every Go file below top (not those of tools, which is a module of its own).
+func sources(t *testing.T, top string) []source {
 	t.Helper()
-	top := filepath.Join("..", "..")
 	var all []source
 	err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -97,7 +96,7 @@ func sources(t *testing.T) []source {
 		t.Fatal(err)
 	}
 	if len(all) == 0 {
-		t.Fatal("found no Go file: is this test still two folders below the top?")
+		t.Fatalf("found no Go file below %s", top)
 	}
 	return all
 }
@@ -113,10 +112,13 @@ func (s source) imports() []string {
 	return ours
 }
 
-// lineFor finds a folder's line in the table, or the line for its siblings.
+// lineFor finds a folder's line in the table, the line for its siblings, or what goes for helpers of tests.
 func lineFor(folder string) (arrow, bool) {
 	if a, ok := arrows[folder]; ok {
 		return a, true
+	}
+	if above := path.Dir(folder); folder == path.Join(above, path.Base(above)+"test") {
+		return arrow{[]string{above}, "helps testing " + above + ", and so knows it alone"}, true
 	}
 	for above := path.Dir(folder); above != "."; above = path.Dir(above) {
 		if a, ok := arrows[above+"/*"]; ok {
@@ -126,97 +128,234 @@ func lineFor(folder string) (arrow, bool) {
 	return arrow{}, false
 }
 
+// reach is all that a folder knows through others: a test must be able to make what the code is given.
+func reach(folder string) map[string]bool {
+	known := map[string]bool{}
+	var walk func(string)
+	walk = func(f string) {
+		line, _ := lineFor(f)
+		for _, to := range line.to {
+			if !known[to] {
+				known[to] = true
+				walk(to)
+			}
+		}
+	}
+	walk(folder)
+	return known
+}
+
 // testOnly tells packages that exist for tests: those below internal, and xxxtest beside xxx.
 func testOnly(folder string) bool {
 	return strings.HasPrefix(folder, "internal/") || strings.HasSuffix(folder, "test")
 }
 
-func TestArrows(t *testing.T) {
-	for _, s := range sources(t) {
+// A rule looks at all sources and tells what is against it, a line each.
+type rule func(all []source) []string
+
+var rules = map[string]rule{
+	"arrows":           arrowFaults,
+	"package comments": commentFaults,
+	"names":            nameFaults,
+	"no sleeping":      sleepFaults,
+}
+
+func TestRules(t *testing.T) {
+	all := sources(t, filepath.Join("..", ".."))
+	for name, rule := range rules {
+		t.Run(name, func(t *testing.T) {
+			for _, fault := range rule(all) {
+				t.Error(fault)
+			}
+		})
+	}
+}
+
+// TestRulesBite plants what each rule forbids, beside the nearest thing that it allows.
+func TestRulesBite(t *testing.T) {
+	planted := map[string]map[string]string{
+		"arrows": {
+			"store/a.go":       "package store; import _ \"tenderbox/ledger\" // against",
+			"newcomer/a.go":    "package newcomer // against",
+			"web/a.go":         "package web; import _ \"tenderbox/store/storetest\" // against, twice",
+			"ledger/a.go":      "package ledger; import _ \"tenderbox/shards\"",
+			"ledger/a_test.go": "package ledger; import ( _ \"tenderbox/store\"; _ \"tenderbox/upstream/simulator\" )",
+		},
+		"package comments": {
+			"store/a.go":         "// Package store keeps bytes.\npackage store",
+			"bus/a.go":           "package bus // against",
+			"cmd/tenderbox/a.go": "// Package main is the program. (against)\npackage main",
+		},
+		"names": {
+			"store/utils.go":  "package store // against",
+			"common/a.go":     "package common // against",
+			"store/bucket.go": "package store",
+		},
+		"no sleeping": {
+			"store/a.go":      "package store; import \"time\"; func F() { time.Sleep(1) }",
+			"store/a_test.go": "package store; func TestA() { time.Sleep(1) } // against",
+			"jobs/a_test.go":  "package jobs; func TestA() { synctest.Test(func() { nap() }) }; func nap() { time.Sleep(1) }",
+			"bus/a_test.go":   "package bus; func TestA() { synctest.Test(func() { nap() }) }; func TestB() { nap() }; func nap() { time.Sleep(1) } // against",
+		},
+	}
+	for name, files := range planted {
+		t.Run(name, func(t *testing.T) {
+			top := t.TempDir()
+			want := 0
+			for file, content := range files {
+				file = filepath.Join(top, file)
+				if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				want += strings.Count(content, "against") + strings.Count(content, "twice")
+			}
+			if faults := rules[name](sources(t, top)); len(faults) != want {
+				t.Errorf("%d faults were planted, %d found: %q", want, len(faults), faults)
+			}
+		})
+	}
+}
+
+func arrowFaults(all []source) (faults []string) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	for _, s := range all {
 		line, placed := lineFor(s.folder)
 		if !placed {
-			t.Errorf("%s has no line in the table of arrows: say there what it may import, and why", s.folder)
+			fault("%s has no line in the table of arrows: say there what it may import, and why", s.folder)
 			continue
 		}
 		for _, to := range s.imports() {
 			switch {
 			case slices.Contains(line.to, to), slices.Contains(line.to, "*"), to == s.folder:
-			case s.test && (testOnly(to) || to == "upstream/simulator"):
-				// A test may use what exists for tests; a fake processor does.
+			case s.test && (testOnly(to) || to == "upstream/simulator" || reach(s.folder)[to]):
+				// A test may use what exists for tests (a fake processor does), and must be able to make what
+				// the code is given.
 			default:
-				t.Errorf("%s/%s imports %s: not allowed (%s)", s.folder, s.name, to, line.why)
+				fault("%s/%s imports %s: not allowed (%s)", s.folder, s.name, to, line.why)
 			}
 			if testOnly(to) && !s.test && !testOnly(s.folder) {
-				t.Errorf("%s/%s imports %s, which exists only for tests", s.folder, s.name, to)
+				fault("%s/%s imports %s, which exists only for tests", s.folder, s.name, to)
 			}
 			if strings.HasPrefix(to, "cmd/") {
-				t.Errorf("%s/%s imports %s: nothing imports the program", s.folder, s.name, to)
+				fault("%s/%s imports %s: nothing imports the program", s.folder, s.name, to)
 			}
 		}
 	}
+	return faults
 }
 
-func TestPackageComments(t *testing.T) {
+func commentFaults(all []source) (faults []string) {
 	comments := map[string]string{}
-	for _, s := range sources(t) {
-		said := comments[s.folder]
-		if s.file.Doc != nil && len(s.file.Doc.Text()) > len(said) {
-			said = s.file.Doc.Text()
-		}
-		comments[s.folder] = said
+	for _, s := range all {
+		comments[s.folder] = comments[s.folder] + s.file.Doc.Text()
 	}
 	for folder, said := range comments {
-		name := path.Base(folder)
-		opening := "Package " + name + " "
+		opening := "Package " + path.Base(folder) + " "
 		if strings.HasPrefix(folder, "cmd/") {
-			opening = "Command " + name + " "
+			opening = "Command " + path.Base(folder) + " "
 		}
-		if !strings.HasPrefix(said, opening) {
-			t.Errorf("%s needs a package comment that begins %q and states its promise", folder, opening)
+		if !strings.Contains("\n"+said, "\n"+opening) {
+			faults = append(faults, fmt.Sprintf("%s needs a package comment that begins %q and states its promise", folder, opening))
 		}
 	}
+	return faults
 }
 
-func TestNames(t *testing.T) {
-	for _, s := range sources(t) {
+func nameFaults(all []source) (faults []string) {
+	for _, s := range all {
 		stem := strings.TrimSuffix(strings.TrimSuffix(s.name, ".go"), "_test")
 		for _, word := range append(strings.Split(s.folder, "/"), stem) {
 			if slices.Contains(drawers, word) {
-				t.Errorf("%s/%s: %q names a drawer; name the thing that is in it", s.folder, s.name, word)
+				faults = append(faults, fmt.Sprintf("%s/%s: %q names a drawer; name the thing that is in it", s.folder, s.name, word))
 			}
 		}
 	}
+	return faults
 }
 
 // A test that sleeps is slow on a fast machine and wrong on a slow one. Inside a synctest bubble time
-// is made, not waited for, so there it is welcome.
-func TestNoSleepInTests(t *testing.T) {
-	for _, s := range sources(t) {
-		if !s.test && !testOnly(s.folder) {
-			continue
+// is made, not waited for, so there it is welcome: in a function that opens a bubble, and in one that is
+// called by such functions only.
+func sleepFaults(all []source) (faults []string) {
+	packages := map[string][]source{}
+	for _, s := range all {
+		if s.test || testOnly(s.folder) {
+			packages[s.folder] = append(packages[s.folder], s)
 		}
+	}
+	for _, files := range packages {
+		functions := functionsOf(files)
+		for changed := true; changed; {
+			changed = false
+			for _, f := range functions {
+				if !f.bubble && f.calledInBubblesOnly(functions) {
+					f.bubble, changed = true, true
+				}
+			}
+		}
+		for _, f := range functions {
+			for _, pos := range f.sleeps {
+				if !f.bubble {
+					faults = append(faults, fmt.Sprintf("%s: time.Sleep outside a synctest bubble: wait for a signal, or inject the clock", pos))
+				}
+			}
+		}
+	}
+	return faults
+}
+
+// A function as far as sleeping goes. Calls are told by name alone, which is enough within a package's tests.
+type function struct {
+	name   string
+	bubble bool // opens a synctest bubble, or is called in bubbles only
+	sleeps []token.Position
+	names  map[string]bool // identifiers in its body
+}
+
+func functionsOf(files []source) []*function {
+	var all []*function
+	for _, s := range files {
 		for _, decl := range s.file.Decls {
-			var sleeps []token.Pos
-			bubble := false
+			f := &function{names: map[string]bool{}}
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				f.name = fn.Name.Name
+			}
 			ast.Inspect(decl, func(n ast.Node) bool {
-				if sel, ok := n.(*ast.SelectorExpr); ok {
-					switch pkg, _ := sel.X.(*ast.Ident); {
+				switch n := n.(type) {
+				case *ast.Ident:
+					f.names[n.Name] = true
+				case *ast.SelectorExpr:
+					switch pkg, _ := n.X.(*ast.Ident); {
 					case pkg == nil:
-					case pkg.Name == "time" && sel.Sel.Name == "Sleep":
-						sleeps = append(sleeps, sel.Pos())
-					case pkg.Name == "synctest" && sel.Sel.Name == "Test":
-						bubble = true
+					case pkg.Name == "time" && n.Sel.Name == "Sleep":
+						f.sleeps = append(f.sleeps, s.fset.Position(n.Pos()))
+					case pkg.Name == "synctest" && n.Sel.Name == "Test":
+						f.bubble = true
 					}
 				}
 				return true
 			})
-			for _, pos := range sleeps {
-				if !bubble {
-					t.Errorf("%s: time.Sleep outside a synctest bubble: wait for a signal, or inject the clock", s.fset.Position(pos))
-				}
+			delete(f.names, f.name) // its own declaration
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+func (f *function) calledInBubblesOnly(all []*function) bool {
+	called := false
+	for _, caller := range all {
+		if f.name != "" && caller.names[f.name] {
+			called = true
+			if !caller.bubble {
+				return false
 			}
 		}
 	}
+	return called
 }
 
 // TestNothingOfTestsInTheProgram asks the go command what cmd/tenderbox links (INV-30). The package
