@@ -267,8 +267,8 @@ func TestMaybeSent(t *testing.T) {
 		{"no upstream", t.Context(), upstream.Config{}, upstream.Retryable, false, "no upstream configured"},
 		{"write fails at once", t.Context(), upstream.Config{URL: "http://processor.test", Dial: func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
-			far.Close()
-			return near, nil
+			t.Cleanup(func() { far.Close() })
+			return deaf{near}, nil
 		}}, upstream.Unknown, true, ""},
 		{"a transport that proves nothing", t.Context(), upstream.Config{URL: "http://processor.test", Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 			return nil, errors.New("no")
@@ -286,6 +286,11 @@ func TestMaybeSent(t *testing.T) {
 		})
 	}
 }
+
+// deaf is a connection that takes no write.
+type deaf struct{ net.Conn }
+
+func (deaf) Write([]byte) (int, error) { return 0, errors.New("broken") }
 
 type roundTripper func(*http.Request) (*http.Response, error)
 

@@ -30,7 +30,6 @@ package simulator
 import (
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -66,7 +65,6 @@ type Simulator struct {
 	listenMu sync.Mutex // guards what follows; before mu
 	server   *http.Server
 	serving  sync.WaitGroup
-	listener net.Listener
 	address  string // of the listener, kept over cuts
 	release  func() // gives the port back, once it was held over a cut
 	isClosed bool
