@@ -11,15 +11,16 @@ import (
 type clock struct {
 	outside func() time.Time // nil: the machine's clock
 
-	mu   sync.Mutex // guards base
-	base time.Time  // the latest time seen; with a monotonic reading unless outside is set
+	mu   sync.Mutex // guards base and read
+	base time.Time  // the latest time that was told, without a monotonic reading
+	read time.Time  // when, by the machine's monotonic clock; not used if outside is set
 }
 
 func (c *clock) init(outside func() time.Time, last time.Time) {
-	c.outside = outside
+	c.outside, c.read = outside, time.Now()
 	c.base = c.wall()
 	if last.After(c.base) {
-		c.base = c.base.Add(last.Sub(c.base)) // keeps the monotonic reading
+		c.base = last.Round(0)
 	}
 }
 
@@ -28,21 +29,20 @@ func (c *clock) wall() time.Time {
 	if c.outside != nil {
 		return c.outside().Round(0)
 	}
-	return time.Now()
+	return time.Now().Round(0)
 }
 
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	wall, t := c.wall(), c.base
 	if c.outside == nil {
-		t = t.Add(time.Since(c.base)) // by the monotonic clock
+		read := time.Now()
+		c.base, c.read = c.base.Add(read.Sub(c.read)), read
 	}
-	if stripped := wall.Round(0); stripped.After(t.Round(0)) {
-		t = wall
+	if wall := c.wall(); wall.After(c.base) {
+		c.base = wall
 	}
-	c.base = t
-	return t.Round(0)
+	return c.base
 }
 
 // startsWait says whether starts of attempts are waited for: after an unclean end, until ten minutes went well.

@@ -21,7 +21,12 @@ import (
 	"tenderbox/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv("JOBS_TEST_CHILD"); path != "" {
+		child(path)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // open opens an engine on a fresh store; both are closed and checked when the test ends.
 func open(t testing.TB, o jobs.Options) (*jobs.Engine, *store.Store) {

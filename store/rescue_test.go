@@ -2,17 +2,13 @@ package store
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
 )
 
 func openTest(t *testing.T) *Store {
@@ -53,87 +49,6 @@ func read(t *testing.T, s *Store, k string) (v string) {
 	return v
 }
 
-// replaceDisk puts a device in the place of the store's descriptor: /dev/full refuses writes as a full disk does; /dev/null
-// loses them and refuses fsync, as a dying disk does. The mapping still shows the file. The lock stays with a duplicate.
-func replaceDisk(t *testing.T, s *Store, device string) (restore func()) {
-	t.Helper()
-	fd := int(s.file.Load().os.Fd())
-	keep, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
-	if err := unix.Dup3(int(dev.Fd()), fd, unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
-	f := s.file.Load()
-	return func() {
-		if s.file.Load() == f {
-			if err := unix.Dup3(keep, fd, unix.O_CLOEXEC); err != nil {
-				t.Fatal(err)
-			}
-		}
-		_ = unix.Close(keep)
-	}
-}
-
-func TestDiskFull(t *testing.T) {
-	s := openTest(t)
-	restore := replaceDisk(t, s, "/dev/full")
-	for range 3 {
-		if err := write(s, "k", "v"); !errors.Is(err, ErrFull) || errors.Is(err, ErrUnknown) || !errors.Is(err, syscall.ENOSPC) {
-			t.Fatalf("got %v", err)
-		}
-		if v := read(t, s, "old"); v != "acknowledged" {
-			t.Fatalf("reads do not go on: %q", v)
-		}
-	}
-	restore()
-	if err := write(s, "k", "v"); err != nil {
-		t.Fatal(err)
-	}
-	if got := s.Stats().Rescues; got != 0 {
-		t.Fatalf("%d rescues for a refused write", got)
-	}
-}
-
-func TestFailedSync(t *testing.T) {
-	s := openTest(t)
-	restore := replaceDisk(t, s, "/dev/null")
-	defer restore()
-	err := write(s, "k", "lost")
-	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) {
-		t.Fatalf("got %v", err)
-	}
-	if err := s.Err(); err != nil {
-		t.Fatalf("not healed: %v", err)
-	}
-	if got := s.Stats().Rescues; got != 1 {
-		t.Fatalf("%d rescues", got)
-	}
-	if read(t, s, "old") != "acknowledged" || read(t, s, "k") != "" {
-		t.Fatal("the copy is not what was acknowledged")
-	}
-	if err := write(s, "k", "second"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := ViewFile(s.path, func(tx *bbolt.Tx) error {
-		if v := string(tx.Bucket([]byte("b")).Get([]byte("k"))); v != "second" {
-			t.Errorf("after reopen: %q", v)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFailedLastSync: the header was written and its sync failed. The operation is in force in the page cache only; the
 // copy makes it durable, and only then is it acknowledged.
 func TestFailedLastSync(t *testing.T) {
@@ -156,60 +71,6 @@ func TestFailedLastSync(t *testing.T) {
 	if s.Stats().Rescues != 1 || read(t, s, "k") != "late" {
 		t.Fatalf("%+v", s.Stats())
 	}
-}
-
-func TestReadersOutliveARescue(t *testing.T) {
-	s := openTest(t)
-	restore := replaceDisk(t, s, "/dev/null")
-	defer restore()
-	if err := s.View(func(tx *bbolt.Tx) error {
-		if err := write(s, "k", "v"); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("got %v", err)
-		}
-		if v := string(tx.Bucket([]byte("b")).Get([]byte("old"))); v != "acknowledged" {
-			t.Errorf("the snapshot changed: %q", v)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestRescueIsTriedUntilItWorks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := openTest(t)
-		obstacle := filepath.Join(s.path+".rescue", "obstacle")
-		if err := os.MkdirAll(obstacle, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		restore := replaceDisk(t, s, "/dev/null")
-		defer restore()
-		if err := write(s, "k", "v"); !errors.Is(err, ErrUnknown) {
-			t.Fatalf("got %v", err)
-		}
-		for range 3 {
-			if err := write(s, "k", "v"); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) {
-				t.Fatalf("while out of service: %v", err)
-			}
-			if err := s.View(func(*bbolt.Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
-				t.Fatalf("a read while out of service: %v", err)
-			}
-			time.Sleep(10 * time.Second)
-		}
-		if err := os.RemoveAll(s.path + ".rescue"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		if err := s.Err(); err != nil {
-			t.Fatalf("not healed: %v", err)
-		}
-		if err := write(s, "k", "v"); err != nil {
-			t.Fatal(err)
-		}
-		if v := read(t, s, "old"); v != "acknowledged" {
-			t.Fatalf("old = %q", v)
-		}
-	})
 }
 
 // TestLongFreelistIsLeftOut: see freelistPagesMax.

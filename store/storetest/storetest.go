@@ -1,7 +1,7 @@
 // Package storetest opens stores for tests and checks their files afterwards.
 //
 // Promise: a test that leaves a file structurally damaged, or a store that does not close, fails.
-// [Open] is all of it; [Reopen] opens the same file again, as after a restart.
+// [Open] is most of it; [Reopen] opens the same file again, as after a restart; [FailDisk] injects faults of the disk.
 package storetest
 
 import (

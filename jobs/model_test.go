@@ -1,0 +1,328 @@
+package jobs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"pgregory.net/rapid"
+
+	"tenderbox/store"
+)
+
+// The model of the state machine: what a reader of DESIGN.md expects of each job, in memory, without any of the engine's ways
+// to get there. rapid drives both with the same steps, restarts and crashes included, and compares all jobs after each.
+
+type modelJob struct {
+	id, tenant              string
+	priority, order         int
+	attempts, made, interr  int
+	state                   State
+	runAt                   time.Time
+	started                 bool // an attempt began and did not end
+	removeDone, removeFails bool
+	lastError               string
+}
+
+type machine struct {
+	dir  string
+	n    int // files so far
+	now  time.Time
+	st   *store.Store
+	e    *Engine
+	jobs map[string]*modelJob
+	held map[string]*lease // active jobs
+	seq  int
+	from uint64 // the source's cursor
+}
+
+var tenants = []string{"a", "b", ""}
+
+func (m *machine) open(t *rapid.T, path string) {
+	st, err := store.Open(path, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Open(st, Options{
+		Queues: []QueueConfig{{Name: "p"}, {Name: "q", Backoff: Backoff{Type: Fixed, Delay: time.Minute}}},
+		Now:    func() time.Time { return m.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.st, m.e, m.held = st, e, map[string]*lease{}
+	m.move(t)
+}
+
+// move does what the scheduler does when it looks at the clock.
+func (m *machine) move(t *rapid.T) {
+	m.e.tick(context.Background())
+	for _, j := range m.jobs {
+		if j.state == Delayed && !j.runAt.After(m.now) {
+			j.state = Waiting
+		}
+	}
+}
+
+func (m *machine) path() string {
+	m.n++
+	return filepath.Join(m.dir, fmt.Sprint(m.n, ".db"))
+}
+
+func (m *machine) wish(t *rapid.T, i int) (NewJob, *modelJob) {
+	m.seq++
+	n := NewJob{
+		Queue: "q", Tenant: rapid.SampledFrom(tenants).Draw(t, "tenant"), ID: fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "id")),
+		Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), Attempts: rapid.SampledFrom([]int{-1, 1, 2, 3}).Draw(t, "attempts"),
+		Delay:            rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Hour}).Draw(t, "delay"),
+		RemoveOnComplete: Retention{Remove: rapid.Bool().Draw(t, "remove"), Count: -1}, RemoveOnFail: Retention{Remove: rapid.Bool().Draw(t, "removeFailed"), Count: -1},
+		Data: []byte(fmt.Sprint("data", i)),
+	}
+	j := &modelJob{
+		id: n.ID, tenant: n.Tenant, priority: n.Priority, order: m.seq, attempts: n.Attempts, state: Waiting,
+		runAt: m.now.Add(n.Delay), removeDone: n.RemoveOnComplete.Remove, removeFails: n.RemoveOnFail.Remove,
+	}
+	if n.Delay > 0 {
+		j.state = Delayed
+	}
+	return n, j
+}
+
+func (m *machine) batch(t *rapid.T) []NewJob {
+	var js []NewJob
+	for i := range rapid.IntRange(1, 3).Draw(t, "n") {
+		n, j := m.wish(t, i)
+		js = append(js, n)
+		if key := j.tenant + "/" + j.id; m.jobs[key] == nil {
+			m.jobs[key] = j
+		}
+	}
+	return js
+}
+
+func (m *machine) enqueue(t *rapid.T) {
+	if _, err := m.e.Enqueue(context.Background(), m.batch(t)...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enqueueFrom repeats itself now and then, as a relay does after a crash.
+func (m *machine) enqueueFrom(t *rapid.T) {
+	js := m.batch(t)
+	to := Cursor{Offset: m.from + uint64(len(js))}
+	for range rapid.IntRange(1, 2).Draw(t, "times") {
+		if err := m.e.EnqueueFrom(context.Background(), "source", m.from, to, js); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.from = to.Offset
+}
+
+// lease takes one job of some tenants and begins its attempt.
+func (m *machine) lease(t *rapid.T) {
+	ready := rapid.SampledFrom(tenants).Draw(t, "ready")
+	all := rapid.Bool().Draw(t, "all")
+	les := m.e.lease("q", rapid.IntRange(1, 4).Draw(t, "n"), 0, func(tenant string) bool { return all || tenant == ready })
+	for _, le := range les {
+		j := m.first(le.job.Tenant)
+		if j == nil || j.id != le.job.ID || !all && j.tenant != ready {
+			t.Fatalf("leased %s/%s, the model has %+v next", le.job.Tenant, le.job.ID, j)
+		}
+		if j.started {
+			j.started = false
+			j.interr++
+			if o, suspected := suspect(le); suspected != (j.attempts > 0 && j.made >= j.attempts || j.interr > 1) {
+				t.Fatalf("suspected: %v, the model has %+v", suspected, j)
+			} else if suspected {
+				m.settle(t, le, j, o)
+				continue
+			}
+		}
+		if err := m.e.begin(context.Background(), le); err != nil {
+			t.Fatal(err)
+		}
+		j.made++
+		j.started = true
+		j.state = Active
+		m.held[j.tenant+"/"+j.id] = le
+	}
+	if len(les) == 0 && (all && m.first("a") != nil || m.first(ready) != nil) {
+		t.Fatalf("nothing leased, though jobs wait")
+	}
+}
+
+// first is the job whose turn it is among a tenant's.
+func (m *machine) first(tenant string) (first *modelJob) {
+	for _, j := range m.jobs {
+		if j.tenant == tenant && j.state == Waiting &&
+			(first == nil || j.priority < first.priority || j.priority == first.priority && j.order < first.order) {
+			first = j
+		}
+	}
+	return first
+}
+
+func (m *machine) settle(t *rapid.T, le *lease, j *modelJob, o outcome) {
+	if err := m.e.settle(context.Background(), le, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.e.settle(context.Background(), le, outcome{state: Failed}); !errors.Is(err, ErrStaleLease) {
+		t.Fatalf("a lease settled twice: %v", err)
+	}
+	if o.attempt != notBegun {
+		j.interr = 0
+	}
+	if o.attempt == undone {
+		j.made--
+	}
+	j.state, j.started = o.state, false
+	if o.err != nil {
+		j.lastError = o.err.Error()
+	}
+	if o.state == Delayed {
+		j.runAt = m.now.Add(o.delay)
+	}
+	if o.state == Completed && j.removeDone || o.state == Failed && j.removeFails {
+		delete(m.jobs, j.tenant+"/"+j.id)
+	}
+}
+
+// finish ends one active attempt with some wish.
+func (m *machine) finish(t *rapid.T) {
+	for key, le := range m.held {
+		err := rapid.SampledFrom([]error{nil, errors.New("bad"), Cancel(errors.New("never")), Snooze(time.Minute)}).Draw(t, "wish")
+		record := le.job
+		m.settle(t, le, m.jobs[key], wish(&record, err, rapid.Bool().Draw(t, "stopped")))
+		delete(m.held, key)
+		return
+	}
+	t.Skip("nothing is active")
+}
+
+func (m *machine) pass(t *rapid.T) {
+	m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, time.Hour, 0}).Draw(t, "time"))
+	m.move(t)
+}
+
+// back sets the clock back: nothing may change, and nothing wait longer than it had to.
+func (m *machine) back(t *rapid.T) {
+	was := m.now
+	m.now = m.now.Add(-24 * time.Hour)
+	m.e.tick(context.Background())
+	m.check(t)
+	m.now = was
+}
+
+func (m *machine) promote(t *rapid.T) {
+	tenant := rapid.SampledFrom(tenants).Draw(t, "tenant")
+	got, err := m.e.PromoteDelayed(context.Background(), "q", func(t string) bool { return t == tenant })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for _, j := range m.jobs {
+		if j.tenant == tenant && j.state == Delayed {
+			j.state = Waiting
+			want++
+		}
+	}
+	if got != want {
+		t.Fatalf("%d promoted, want %d", got, want)
+	}
+}
+
+// restart ends the engine in order, workers first; what they had is released.
+func (m *machine) restart(t *rapid.T) {
+	for key, le := range m.held {
+		m.settle(t, le, m.jobs[key], outcome{state: Waiting, attempt: undone})
+	}
+	m.close(t)
+	m.open(t, m.st.Path())
+}
+
+// crash goes on with a copy of the file: leases are gone, all else is as it was.
+func (m *machine) crash(t *rapid.T) {
+	if err := m.st.Update(context.Background(), func(*bbolt.Tx) error { return nil }); err != nil { // starts ride along
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	if _, err := m.st.Backup(&buf); err != nil {
+		t.Fatal(err)
+	}
+	m.close(t)
+	path := m.path()
+	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range m.jobs {
+		if j.state == Active {
+			j.state = Waiting
+		}
+	}
+	m.open(t, path)
+}
+
+func (m *machine) close(t *rapid.T) {
+	if err := errors.Join(m.e.Close(), m.st.Check(), m.st.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if findings, err := Audit(m.st.Path()); err != nil || len(findings) > 0 {
+		t.Fatalf("audit: %v, %v", findings, err)
+	}
+}
+
+func (m *machine) check(t *rapid.T) {
+	var want QueueStats
+	for _, j := range m.jobs {
+		got, err := m.e.Get(j.tenant, "q", j.id)
+		if err != nil {
+			t.Fatalf("%+v: %v", j, err)
+		}
+		if got.State != j.state || got.AttemptsMade != j.made || got.LastError != j.lastError || got.Attempts != j.attempts ||
+			!got.RunAt.Equal(j.runAt) || got.FinishedAt.IsZero() != (j.state != Completed && j.state != Failed) {
+			t.Fatalf("got  %+v\nwant %+v", got, j)
+		}
+		switch j.state {
+		case Waiting:
+			want.Waiting++
+		case Delayed:
+			want.Delayed++
+		case Active:
+			want.Active++
+		case Completed:
+			want.Completed++
+		case Failed:
+			want.Failed++
+		}
+	}
+	got := m.e.Stats()[1]
+	got.Queue, got.OldestWaiting = "", time.Time{}
+	if got != want {
+		t.Fatalf("counts %+v, want %+v", got, want)
+	}
+}
+
+func TestModel(t *testing.T) {
+	dir := t.TempDir()
+	files := 0
+	rapid.Check(t, func(t *rapid.T) {
+		files++
+		m := &machine{dir: filepath.Join(dir, fmt.Sprint(files)), now: time.Unix(1_700_000_000, 0).UTC(), jobs: map[string]*modelJob{}}
+		if err := os.Mkdir(m.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		m.open(t, m.path())
+		defer func() { m.e.Close(); m.st.Close() }()
+		t.Repeat(map[string]func(*rapid.T){
+			"enqueue": m.enqueue, "enqueueFrom": m.enqueueFrom, "lease": m.lease, "lease again": m.lease, "finish": m.finish,
+			"finish again": m.finish, "time": m.pass, "clock back": m.back, "promote": m.promote, "restart": m.restart, "crash": m.crash,
+			"": m.check,
+		})
+	})
+}
