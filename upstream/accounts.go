@@ -38,7 +38,7 @@ type Accounts struct {
 	own   identity // the box's own account
 	ownIs bool     // own is configured
 
-	mu        sync.Mutex // guards what follows; a leaf
+	mu        sync.Mutex // guards what follows; before an Account's locks
 	all       map[identity]*Account
 	callbacks []func(*Account, Link)
 	added     chan struct{} // closed and replaced when an account is added

@@ -36,8 +36,12 @@
 // do our own retries: the processor may see one request more than once, always with the same key and bytes.
 // MaybeSent covers all of these tries.
 //
+// The proxy variables of the environment are honoured. Accounts are never forgotten while the process lives.
+//
 // # Lock order
 //
-// Account.hold.mu, judge.mu, breaker.mu and Accounts.mu are leaves: none is held while another is taken, and none
-// while a callback of OnChange runs. gobreaker's own lock is taken with none of ours held, and may take breaker.mu.
+// Accounts.mu comes first; Account.mu, judge.mu, hold.mu and breaker.mu are leaves. gobreaker's own lock is taken with
+// no leaf held, and takes breaker.mu inside. No lock is held while a callback of OnChange or a request runs.
+//
+// The state machines are drawn in DESIGN.md.
 package upstream

@@ -19,7 +19,7 @@
 //
 // # After a crash
 //
-// Everything is in memory and gone. Memory grows with what was charged, about 2 KiB a charge.
+// Everything is in memory and gone. Memory grows with what was charged, about 1.5 KiB a charge.
 //
 // # Caveats
 //
