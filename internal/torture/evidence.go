@@ -1,0 +1,208 @@
+package torture
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"tenderbox/internal/blackbox"
+	"tenderbox/upstream/simulator"
+)
+
+// metadataKey is the member of a payment's metadata that carries the client's idempotency key, so that the
+// judge tells payments apart without asking the box's own index of keys.
+const metadataKey = "torture_key"
+
+// Ask is a payment that a client wants, under one idempotency key.
+type Ask struct {
+	Tenant   string
+	Key      string
+	Amount   int64
+	Currency string
+	Token    string // the source, or the payment method
+	Method   bool   // Token is a payment method
+	User     string // "": none
+	Declined bool   // the processor will say no
+	Refused  bool   // no valid request: the box must say no
+}
+
+func (a Ask) id() askID { return askID{a.Tenant, a.Key} }
+
+// askID names an Ask: a key belongs to its tenant.
+type askID struct{ Tenant, Key string }
+
+func (id askID) String() string { return id.Tenant + "/" + id.Key }
+
+// Act is what a client did in one exchange.
+type Act string
+
+const (
+	// Pay sends the Ask; a repetition is the same act.
+	Pay Act = "pay"
+	// Contradict sends another amount under the same key.
+	Contradict Act = "contradict"
+	// Read asks for the payment by its id.
+	Read Act = "read"
+)
+
+// Exchange is one request and its answer, as the client saw them.
+type Exchange struct {
+	Act      Act
+	Tenant   string
+	Key      string
+	Sent     time.Time
+	Answered time.Time
+	Status   int // 0: no answer
+	Replayed bool
+	Code     string   // of a problem document
+	Payment  *Payment // of a 2xx
+	Error    string   // why there was no answer, or none that could be read
+}
+
+func (x Exchange) id() askID { return askID{x.Tenant, x.Key} }
+
+// Acknowledged tells whether the box took the payment, as far as this exchange shows.
+func (x Exchange) Acknowledged() bool { return x.Status/100 == 2 && x.Payment != nil }
+
+// Definite tells whether the answer excludes that this request made a payment: a 4xx, but for the 409 and the
+// 429 that ask for a repetition.
+func (x Exchange) Definite() bool {
+	return x.Status/100 == 4 && x.Status != 409 && x.Status != 429
+}
+
+// Payment is the part of the box's payment that the judge looks at.
+type Payment struct {
+	ID       string `json:"id"`
+	Amount   int64  `json:"amount"`
+	Currency string `json:"currency"`
+	Status   string `json:"status"`
+	Sync     struct {
+		State     string  `json:"state"`
+		Attempts  int     `json:"attempts"`
+		LastError *string `json:"last_error"`
+	} `json:"sync"`
+	UpstreamID *string           `json:"upstream_id"`
+	UserID     *string           `json:"user_id"`
+	Metadata   map[string]string `json:"metadata"`
+}
+
+func (p Payment) final() bool { return p.Status == "succeeded" || p.Status == "failed" }
+
+// ReportRow is a line of the end-of-day report.
+type ReportRow struct {
+	Currency       string `json:"currency"`
+	Status         string `json:"status"`
+	Count          int64  `json:"count"`
+	Amount         int64  `json:"amount"`
+	AmountRefunded int64  `json:"amount_refunded"`
+}
+
+// Problem is something that must not happen whatever was asked: a box that ends by itself, an unclean check.
+type Problem struct{ What, Detail string }
+
+// Evidence is all that is known about a round, none of it from inside the box.
+type Evidence struct {
+	Asks      []Ask
+	Exchanges []Exchange
+	Problems  []Problem
+
+	// The processor's side.
+	Posts   []blackbox.Post
+	Effects []simulator.Effect
+
+	// The box's last word by tenant, after a crash. Collected tells whether it was heard.
+	Collected bool
+	Kept      map[string][]Payment
+	Reports   map[string][]ReportRow
+}
+
+// write puts the evidence into a file, one JSON object a line.
+func (e Evidence) write(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	encode := json.NewEncoder(w)
+	line := func(kind string, v any) { err = errors.Join(err, encode.Encode(map[string]any{kind: v})) }
+	for _, p := range e.Problems {
+		line("problem", p)
+	}
+	for _, a := range e.Asks {
+		line("ask", a)
+	}
+	for _, x := range e.Exchanges {
+		line("exchange", x)
+	}
+	for _, p := range e.Posts {
+		line("post", p)
+	}
+	for _, x := range e.Effects {
+		line("effect", x)
+	}
+	for tenant, payments := range e.Kept {
+		for _, p := range payments {
+			line("kept by "+tenant, p)
+		}
+	}
+	for tenant, rows := range e.Reports {
+		line("report of "+tenant, rows)
+	}
+	return errors.Join(err, w.Flush(), f.Close())
+}
+
+// history collects what happens while it happens.
+type history struct {
+	mu sync.Mutex // guards what follows
+	e  Evidence
+}
+
+func (h *history) ask(a Ask) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Asks = append(h.e.Asks, a)
+}
+
+func (h *history) exchange(x Exchange) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Exchanges = append(h.e.Exchanges, x)
+}
+
+func (h *history) problem(what, detail string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Problems = append(h.e.Problems, Problem{what, detail})
+}
+
+func (h *history) keep(kept map[string][]Payment, reports map[string][]ReportRow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Kept, h.e.Reports, h.e.Collected = kept, reports, true
+}
+
+// acknowledged returns what was asked and granted so far.
+func (h *history) acknowledged() []Ask {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	yes := map[askID]bool{}
+	for _, x := range h.e.Exchanges {
+		if x.Act == Pay && x.Acknowledged() {
+			yes[x.id()] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(h.e.Asks), func(a Ask) bool { return !yes[a.id()] })
+}
+
+// evidence returns what was seen so far, with the processor's side as it is now.
+func (h *history) evidence(p *blackbox.Processor) Evidence {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.e
+	e.Posts, e.Effects = p.Posts(), p.Ledger().Charges
+	return e
+}

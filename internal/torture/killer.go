@@ -1,0 +1,76 @@
+package torture
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	// The box serves for a while between two deaths: at least long enough to settle something.
+	serveMin, serveMax = 250 * time.Millisecond, 2 * time.Second
+	// recoveryMax is how long after its start a box is killed again; a start takes some tens of milliseconds.
+	recoveryMax = 60 * time.Millisecond
+	// drainKillMax is how long after SIGTERM the impatient operator's SIGKILL comes.
+	drainKillMax = 150 * time.Millisecond
+	// The kinds of death, as probabilities; the rest is a plain SIGKILL.
+	inRecovery = 0.35 // killed again before it is ready, up to recoveriesMax times in a row
+	gracefully = 0.12 // SIGTERM, and waited for
+	halfway    = 0.13 // SIGTERM, then SIGKILL
+	// recoveriesMax bounds the deaths in a row.
+	recoveriesMax = 3
+)
+
+// killer ends the box again and again until ctx ends, and leaves it running. A box that ends by itself is a problem.
+func (r *round) killer(ctx context.Context) error {
+	random := r.random(killerStream)
+	whole := context.WithoutCancel(ctx) // a start that began in the dark is waited for in the light
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.box.current().Exited():
+			r.history.problem("the box ended by itself", fmt.Sprint(r.box.current().Err()))
+			if err := r.box.start(whole); err != nil {
+				return err
+			}
+			continue
+		case <-time.After(serveMin + time.Duration(random.Int64N(int64(serveMax-serveMin)))):
+		}
+		switch fate := random.Float64(); {
+		case fate < gracefully:
+			r.tally.graceful.Add(1)
+			stop, cancel := context.WithTimeout(whole, graceMax)
+			if err := r.box.stop(stop); err != nil {
+				r.history.problem("stop", err.Error())
+			}
+			cancel()
+		case fate < gracefully+halfway:
+			r.tally.halfway.Add(1)
+			r.box.current().Terminate()
+			_ = pause(ctx, time.Duration(random.Int64N(int64(drainKillMax)))) // the end of the dark ends it too
+			r.box.kill()
+		default:
+			r.tally.killed.Add(1)
+			r.box.kill()
+		}
+		// The second death of a round is one in recovery, whatever the dice say.
+		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || n == 1 && i == 0); i++ {
+			p, err := r.box.launch()
+			if err != nil {
+				return err
+			}
+			_ = pause(ctx, time.Duration(random.Int64N(int64(recoveryMax))))
+			select {
+			case <-p.Exited():
+				r.history.problem("the box ended by itself in recovery", fmt.Sprint(p.Err()))
+			default:
+				r.tally.recovering.Add(1)
+			}
+			p.Kill()
+		}
+		if err := r.box.start(whole); err != nil {
+			return err
+		}
+	}
+}
