@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httputil"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// paymentPath is what both servers answer.
+	paymentPath = "/api/v1/payments"
+	// answerMax bounds one answer; a payment has some 600 bytes.
+	answerMax = 64 << 10
+	// graceMax bounds each wait for something that must happen.
+	graceMax = 60 * time.Second
+	// usersMax spreads payments over that many users, and by them over the shards.
+	usersMax = 1000
+)
+
+// load is what is asked of a server, by how many connections at once.
+type load struct {
+	address     string // host:port
+	key         string // API key
+	run         string // makes idempotency keys unique
+	connections int
+	duration    time.Duration // 0: until count
+	count       int           // payments in all; 0: until duration
+}
+
+// result is what a load met.
+type result struct {
+	took      time.Duration
+	done      int             // answered 201
+	latencies []time.Duration // of those, sorted
+	refused   map[int]int     // other answers by status
+	asked     int             // bytes of one body
+	answered  int             // bytes of one answer's body
+	clientCPU time.Duration
+}
+
+func (r *result) rate() float64 { return float64(r.done) / r.took.Seconds() }
+
+func (r *result) quantile(q float64) time.Duration {
+	if len(r.latencies) == 0 {
+		return 0
+	}
+	return r.latencies[min(int(q*float64(len(r.latencies))), len(r.latencies)-1)]
+}
+
+// drive opens the connections, lets all send at once, and returns what came of it. Only a broken connection or an
+// answer that is no payment is an error: a refusal is counted.
+func drive(ctx context.Context, l load) (*result, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.duration+graceMax)
+	defer cancel()
+	lines := make([]*line, l.connections)
+	for i := range lines {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.address)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		if deadline, ok := ctx.Deadline(); ok {
+			if err := conn.SetDeadline(deadline); err != nil {
+				return nil, err
+			}
+		}
+		lines[i] = newLine(conn, l, i)
+	}
+	// An early end of ctx cuts the connections.
+	unhook := context.AfterFunc(ctx, func() {
+		for _, line := range lines {
+			_ = line.conn.Close()
+		}
+	})
+	defer unhook()
+
+	var quota *tickets
+	if l.count > 0 {
+		quota = &tickets{left: l.count}
+	}
+	cpu, began := clientCPU(), time.Now()
+	var all errgroup.Group
+	for _, line := range lines {
+		all.Go(func() error { return line.pay(began, l.duration, quota) })
+	}
+	if err := all.Wait(); err != nil {
+		return nil, errors.Join(err, context.Cause(ctx))
+	}
+	r := &result{took: time.Since(began), refused: map[int]int{}, clientCPU: clientCPU() - cpu}
+	for _, line := range lines {
+		r.done += len(line.latencies)
+		r.latencies = append(r.latencies, line.latencies...)
+		r.asked, r.answered = len(line.body), max(r.answered, line.answered)
+		for status, n := range line.refused {
+			r.refused[status] += n
+		}
+	}
+	slices.Sort(r.latencies)
+	if r.done == 0 {
+		return nil, fmt.Errorf("%s took no payment; its answers by status: %v", l.address, r.refused)
+	}
+	return r, nil
+}
+
+// tickets share a number of payments among connections.
+type tickets struct {
+	mu   sync.Mutex // guards left
+	left int
+}
+
+func (t *tickets) take() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.left == 0 {
+		return false
+	}
+	t.left--
+	return true
+}
+
+// line is one connection: prepared bytes out, as little as possible parsed of what comes in.
+type line struct {
+	conn      net.Conn
+	in        *bufio.Reader
+	head      []byte // of a request, up to the idempotency key
+	tail      []byte // of its header, after the key
+	body      []byte
+	userAt    int // where the digits of the user stand in body
+	prefix    string
+	buffer    []byte
+	latencies []time.Duration
+	refused   map[int]int
+	answered  int
+}
+
+const userDigits = 6
+
+func newLine(conn net.Conn, l load, i int) *line {
+	body := []byte(`{"amount":1999,"currency":"usd","source":"tok_visa","user_id":"user-000000","description":"Table 7, two coffees","metadata":{"till":"3","receipt":"2030-01-02/1234"}}`)
+	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nIdempotency-Key: ", paymentPath, l.address, l.key)
+	return &line{
+		conn: conn, in: bufio.NewReader(conn), head: []byte(head), tail: fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n", len(body)),
+		body: body, userAt: bytes.Index(body, []byte("000000")), prefix: fmt.Sprintf("%s-%d-", l.run, i), refused: map[int]int{},
+	}
+}
+
+// pay sends payment after payment until the time is over or no ticket is left.
+func (c *line) pay(began time.Time, duration time.Duration, quota *tickets) error {
+	for n := 0; ; n++ {
+		sent := time.Now()
+		if quota == nil && sent.Sub(began) >= duration || quota != nil && !quota.take() {
+			return nil
+		}
+		status, err := c.exchange(n)
+		if err != nil {
+			return err
+		}
+		if status != 201 {
+			c.refused[status]++
+			continue
+		}
+		c.latencies = append(c.latencies, time.Since(sent))
+	}
+}
+
+// exchange sends the nth payment and reads its answer.
+func (c *line) exchange(n int) (status int, err error) {
+	user := n % usersMax
+	for i := userDigits - 1; i >= 0; i-- {
+		c.body[c.userAt+i] = byte('0' + user%10)
+		user /= 10
+	}
+	c.buffer = append(append(c.buffer[:0], c.head...), c.prefix...)
+	c.buffer = strconv.AppendInt(c.buffer, int64(n), 10)
+	c.buffer = append(append(c.buffer, c.tail...), c.body...)
+	if _, err := c.conn.Write(c.buffer); err != nil {
+		return 0, err
+	}
+	return c.answer(n == 0)
+}
+
+// answer reads one answer. The first of a connection is looked at: it must be a payment.
+func (c *line) answer(look bool) (status int, err error) {
+	first, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	if len(first) < 12 || !bytes.HasPrefix(first, []byte("HTTP/1.1 ")) {
+		return 0, fmt.Errorf("no HTTP answer: %q", first)
+	}
+	if status, err = strconv.Atoi(string(first[9:12])); err != nil {
+		return 0, err
+	}
+	length, chunked := 0, false
+	for {
+		header, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		if len(header) <= 2 {
+			break
+		}
+		if value, ok := field(header, "Content-Length:"); ok {
+			if length, err = strconv.Atoi(value); err != nil || length > answerMax {
+				return 0, fmt.Errorf("content length %q", value)
+			}
+		} else if value, ok := field(header, "Transfer-Encoding:"); ok {
+			chunked = value == "chunked"
+		}
+	}
+	var content []byte
+	switch {
+	case chunked:
+		if content, err = io.ReadAll(io.LimitReader(httputil.NewChunkedReader(c.in), answerMax)); err != nil {
+			return 0, err
+		}
+		length = len(content)
+		if _, err = c.in.Discard(2); err != nil { // the empty trailer
+			return 0, err
+		}
+	case look:
+		content = make([]byte, length)
+		if _, err = io.ReadFull(c.in, content); err != nil {
+			return 0, err
+		}
+	default:
+		if _, err = c.in.Discard(length); err != nil {
+			return 0, err
+		}
+	}
+	if status == 201 {
+		c.answered = length
+		if look && !bytes.Contains(content, []byte(`"pending"`)) {
+			return 0, fmt.Errorf("the answer is no pending payment: %s", content)
+		}
+	}
+	return status, nil
+}
+
+// field returns a header line's value if it has that name, colon included.
+func field(header []byte, name string) (string, bool) {
+	if len(header) < len(name) || !bytes.EqualFold(header[:len(name)], []byte(name)) {
+		return "", false
+	}
+	return string(bytes.TrimSpace(header[len(name):])), true
+}
+
+// clientCPU is what this process has used so far.
+func clientCPU() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0 // it has no other error than a wrong argument
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
