@@ -51,10 +51,11 @@ fmt: ## Formats every Go file
 	gofmt -w $$(find . -name '*.go' -not -path './bin/*')
 
 bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
-	go run ./internal/bench $(KNOBS)
+	go run ./internal/bench $(KNOBS) $(BENCHFLAGS)
 
 torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DURATION=)
-	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' $(if $(SEED),-seed=$(SEED)) $(KNOBS)
+	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' -args \
+	  -rounds=10 $(if $(SEED),-seed=$(SEED)) $(KNOBS)
 
 tools: ## Downloads and builds the pinned tools that the checks use
 	$(STATICCHECK) -version
