@@ -327,7 +327,7 @@ func (b *Bus) up() (*instance, error) {
 	case b.fault != nil:
 		return nil, b.fault
 	case b.in == nil:
-		return nil, fmt.Errorf("%w: it is being mended", ErrDown)
+		return nil, errMending
 	}
 	return b.in, nil
 }

@@ -55,8 +55,9 @@ func (e *MessageError) Unwrap() error { return ErrInvalid }
 //
 // ErrDuplicate, ErrFull, ErrDown, ErrInvalid and ErrClosed mean that nothing was
 // stored, or nothing of the batch at hand where it had to be split. ErrUnknown means
-// that it may have been, and wraps the cause. After an error the caller Resets the bus
-// if Err has one, reads Tail and goes on from there. An end of ctx counts until the
+// that it may have been; it wraps its cause, which can be one of the others, so ask for
+// it first. After any error the caller Resets the bus if Err has one, reads Tail and
+// goes on from there. An end of ctx counts until the
 // batch is sent; later it is ErrUnknown.
 func (b *Bus) Publish(ctx context.Context, ms []Message) (streamSeq uint64, err error) {
 	if len(ms) > BatchMax {
@@ -110,14 +111,14 @@ func (b *Bus) publishGroup(ctx context.Context, in *instance, ms []Message) (uin
 
 	unknown := func(cause error) (uint64, error) { return 0, fmt.Errorf("%w: %w", ErrUnknown, cause) }
 	if err := in.wire.write(b.enc.batch(ms, reply)); err != nil {
-		b.fail(in, fmt.Errorf("%w: %w", ErrDown, err))
+		b.fail(in, err)
 		return unknown(err)
 	}
 	var f frame
 	select {
 	case f = <-answers:
 	case <-in.wire.dead.done:
-		b.fail(in, fmt.Errorf("%w: %w", ErrDown, in.wire.dead.err))
+		b.fail(in, in.wire.dead.err)
 		return unknown(in.wire.dead.err)
 	case <-ctx.Done():
 		return unknown(context.Cause(ctx))

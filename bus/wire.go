@@ -33,7 +33,10 @@ const (
 	noResponders = 503
 )
 
-var errNoResponders = errors.New("nobody answers")
+var (
+	errNoResponders = errors.New("nobody answers")
+	errMending      = fmt.Errorf("%w: it is being mended", ErrDown)
+)
 
 // wire is an in-process connection to the server that speaks its client protocol
 // (https://docs.nats.io/reference/reference-protocols/nats-protocol) directly: a batch
@@ -75,7 +78,7 @@ func dial(srv *server.Server, secret string, log *slog.Logger) (*wire, error) {
 		w.done.Go(func() {
 			if err := panics.Try(loop).AsError(); err != nil {
 				log.Error("panic in the event bus's connection", "err", err)
-				w.fail(err)
+				w.fail(fmt.Errorf("%w: %w", ErrDown, err))
 			}
 		})
 	}
@@ -131,11 +134,11 @@ func (w *wire) forget(id uint64) {
 
 // write sends protocol text, whole or not at all: a pipe keeps writes apart.
 func (w *wire) write(p []byte) error {
-	_, err := w.conn.Write(p)
-	if err != nil {
-		w.fail(err)
+	if _, err := w.conn.Write(p); err != nil {
+		w.fail(fmt.Errorf("%w: writing to the embedded server: %w", ErrDown, err))
+		return w.dead.err
 	}
-	return err
+	return nil
 }
 
 // request asks and waits for one answer.
@@ -166,11 +169,12 @@ func appendPub(dst []byte, subject, reply string, data []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// fail makes everyone who waits for an answer give up.
+// fail makes everyone who waits for an answer give up. The reason is or wraps ErrDown,
+// ErrFull or ErrClosed; the first one stays.
 func (w *wire) fail(err error) { w.dead.set(err) }
 
 func (w *wire) close() error {
-	w.fail(ErrClosed)
+	w.fail(errMending)
 	err := w.conn.Close()
 	w.done.Wait()
 	return err
@@ -185,7 +189,7 @@ func (w *wire) read() {
 			err = w.take(line)
 		}
 		if err != nil {
-			w.fail(fmt.Errorf("connection to the embedded server: %w", err))
+			w.fail(fmt.Errorf("%w: reading from the embedded server: %w", ErrDown, err))
 			return
 		}
 	}
