@@ -166,7 +166,7 @@ func TestUnknownOutcome(t *testing.T) {
 			}
 			return nil
 		}})
-		time.Sleep(time.Second)
+		time.Sleep(1500 * time.Millisecond) // between two tries of the rescue
 		if err := s.Err(); !errors.Is(err, store.ErrUnavailable) {
 			t.Fatalf("the fault did not fire: %v", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type machine struct {
 	dir  string
 	n    int // files so far
 	now  time.Time
+	wall atomic.Int64 // now, for the engine's own goroutine to read
 	st   *store.Store
 	e    *Engine
 	jobs map[string]*modelJob
@@ -51,7 +53,7 @@ func (m *machine) open(t *rapid.T, path string) {
 	}
 	e, err := Open(st, Options{
 		Queues: []QueueConfig{{Name: "p"}, {Name: "q", Backoff: Backoff{Type: Fixed, Delay: time.Minute}}},
-		Now:    func() time.Time { return m.now },
+		Now:    func() time.Time { return time.Unix(0, m.wall.Load()).UTC() },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -206,17 +208,22 @@ func (m *machine) finish(t *rapid.T) {
 }
 
 func (m *machine) pass(t *rapid.T) {
-	m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, time.Hour, 0}).Draw(t, "time"))
+	m.set(m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, time.Hour, 0}).Draw(t, "time")))
 	m.move(t)
 }
 
 // back sets the clock back: nothing may change, and nothing wait longer than it had to.
 func (m *machine) back(t *rapid.T) {
 	was := m.now
-	m.now = m.now.Add(-24 * time.Hour)
+	m.set(was.Add(-24 * time.Hour))
 	m.e.tick(context.Background())
 	m.check(t)
-	m.now = was
+	m.set(was)
+}
+
+func (m *machine) set(now time.Time) {
+	m.now = now
+	m.wall.Store(now.UnixNano())
 }
 
 func (m *machine) promote(t *rapid.T) {
@@ -313,7 +320,8 @@ func TestModel(t *testing.T) {
 	files := 0
 	rapid.Check(t, func(t *rapid.T) {
 		files++
-		m := &machine{dir: filepath.Join(dir, fmt.Sprint(files)), now: time.Unix(1_700_000_000, 0).UTC(), jobs: map[string]*modelJob{}}
+		m := &machine{dir: filepath.Join(dir, fmt.Sprint(files)), jobs: map[string]*modelJob{}}
+		m.set(time.Unix(1_700_000_000, 0).UTC())
 		if err := os.Mkdir(m.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
