@@ -9,7 +9,7 @@ import (
 
 const (
 	// frameBytes is what one page takes in the WAL.
-	frameBytes = 4096 + 24
+	frameBytes = pageSize + 24
 	// probeClosures: the WAL's level is asked for after so many closures; that costs 5 µs.
 	probeClosures = 64
 	// passesMax: background passes until the writer has to copy the rest itself. Each
@@ -18,9 +18,12 @@ const (
 	// restFrames is a rest small enough for the writer.
 	restFrames = 256
 	// viewGrace is how long a View may go on when the WAL has reached twice its size.
+	// Until it has started over, new Views are held back, else there would always be a
+	// young one; gateMax bounds that, should the writes stop meanwhile.
 	viewGrace = time.Second
-	// readersWait is how long the writer then waits for readers to leave the WAL.
-	readersWait = 250 * time.Millisecond
+	gateMax   = 2 * time.Second
+	// readersWait is how long the writer then waits, each time, for readers to leave.
+	readersWait = 20 * time.Millisecond
 )
 
 // level is what a checkpoint found and did.
@@ -139,7 +142,7 @@ func (l *walLevel) probe(w *writer) {
 	l.closures = n
 	now, err := w.c.checkpoint("NOOP")
 	if err != nil {
-		return // noted on the connection; the next group fails and reopens
+		return // the connection is marked, and discarded before the next group
 	}
 	sh.counters.walBytes.Store(now.frames * frameBytes)
 	soft := sh.o.CheckpointBytes / frameBytes
@@ -147,7 +150,8 @@ func (l *walLevel) probe(w *writer) {
 	case now.frames < soft:
 		l.next = 0
 	case now.frames >= 2*soft && now.frames >= l.next:
-		sh.log.Warn("WAL is long, writes wait for its readers", "shard", sh.id, "bytes", now.frames*frameBytes)
+		sh.log.Warn("WAL is long, ending its readers", "shard", sh.id, "bytes", now.frames*frameBytes)
+		sh.readers.closeGate()
 		sh.readers.endOlder(viewGrace)
 		l.restartNow(w, now.frames, readersWait)
 	default:
@@ -178,6 +182,7 @@ func (l *walLevel) restartNow(w *writer, frames int64, wait time.Duration) {
 		switch {
 		case err == nil && !now.blocked:
 			l.next = 0
+			sh.readers.openGate()
 			sh.counters.walBytes.Store(0)
 			sh.counters.checkpoints.Add(1)
 		default:
@@ -189,9 +194,6 @@ func (l *walLevel) restartNow(w *writer, frames int64, wait time.Duration) {
 	}
 	if err != nil {
 		sh.log.Warn("checkpoint failed, will be repeated", "shard", sh.id, "error", err)
-	}
-	if w.c.broken != nil {
-		w.reopen(true)
 	}
 }
 

@@ -308,13 +308,24 @@ func readsOnly(query string) bool {
 	return w == "SELECT" || w == "VALUES" || w == "EXPLAIN"
 }
 
+// firstWord skips space and comments.
 func firstWord(query string) string {
-	q := strings.TrimLeft(query, " \t\r\n;")
-	end := strings.IndexFunc(q, func(r rune) bool { return r < 'A' || r > 'z' || (r > 'Z' && r < 'a') })
-	if end < 0 {
-		end = len(q)
+	q := strings.TrimLeft(query, " \t\r\n\f;")
+	for {
+		switch {
+		case strings.HasPrefix(q, "--"):
+			_, q, _ = strings.Cut(q, "\n")
+		case strings.HasPrefix(q, "/*"):
+			_, q, _ = strings.Cut(q, "*/")
+		default:
+			end := strings.IndexFunc(q, func(r rune) bool { return r < 'A' || r > 'z' || (r > 'Z' && r < 'a') })
+			if end < 0 {
+				end = len(q)
+			}
+			return strings.ToUpper(q[:end])
+		}
+		q = strings.TrimLeft(q, " \t\r\n\f;")
 	}
-	return strings.ToUpper(q[:end])
 }
 
 // SQLite's primary result codes, as this package sorts them.

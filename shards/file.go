@@ -15,6 +15,8 @@ const (
 	applicationID = 0x54426f78
 	// fileFormat is the layout of this package's own tables, kept in user_version.
 	fileFormat = 1
+	// pageSize is SQLite's default, which every file of ours is made with.
+	pageSize = 4096
 	// checkInlineMax: files up to this size are checked for structural damage before the
 	// box serves (some 50 ms); larger ones in the background, so that a start stays quick.
 	checkInlineMax = 16 << 20
@@ -68,7 +70,7 @@ func inspect(c *conn, path string, m Manifest, id int, migrations []Migration) e
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{Path: path, Cause: fmt.Errorf(format, args...)}
 	}
-	var app, format int64
+	var app, format, page int64
 	if err := c.value(&app, "PRAGMA application_id"); err != nil {
 		return err
 	}
@@ -80,6 +82,12 @@ func inspect(c *conn, path string, m Manifest, id int, migrations []Migration) e
 	}
 	if format > fileFormat {
 		return &MismatchError{Path: path, What: "file format", Want: fmt.Sprint(fileFormat), Have: fmt.Sprint(format)}
+	}
+	if err := c.value(&page, "PRAGMA page_size"); err != nil {
+		return err
+	}
+	if page != pageSize {
+		return corrupt("its pages have %d bytes", page)
 	}
 	var (
 		box, hash string
@@ -114,6 +122,13 @@ func statFile(path string) (size int64, err error) {
 		return 0, &CorruptError{Path: path, Cause: errors.New("not a regular file")}
 	case fi.Size() == 0:
 		return 0, &CorruptError{Path: path, Cause: errors.New("the file is empty")}
+	}
+	if rest := fi.Size() % pageSize; rest != 0 {
+		// A power cut may leave a part of a page while the WAL still holds the whole one.
+		// SQLite would fill up the rest with zeros in silence.
+		if wal, err := os.Stat(path + "-wal"); err != nil || wal.Size() == 0 {
+			return 0, &CorruptError{Path: path, Cause: fmt.Errorf("its last page has only %d bytes", rest)}
+		}
 	}
 	return fi.Size(), nil
 }

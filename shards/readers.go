@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,11 @@ type readers struct {
 
 	viewsMu sync.Mutex
 	views   map[*view]struct{}
+	reopen  *time.Timer // opens the gate if the writer does not
+
+	// gate, if not nil, holds back new Views until it is closed, so that those in
+	// progress become fewer and the WAL can start over.
+	gate atomic.Pointer[chan struct{}]
 }
 
 // view is a View in progress.
@@ -54,6 +60,15 @@ func (r *readers) with(ctx context.Context, fn func(c *conn) error) error {
 		return ErrClosed
 	default:
 	}
+	if gate := r.gate.Load(); gate != nil {
+		select {
+		case <-*gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.sh.stop:
+			return ErrClosed
+		}
+	}
 	if out := r.sh.outage.Load(); out != nil && out.final {
 		return out.unavailable()
 	}
@@ -86,7 +101,7 @@ func (r *readers) failed(err error) error {
 	switch classOf(err) {
 	case classCorrupt:
 		r.sh.isolate(err, true)
-		fallthrough
+		return fmt.Errorf("%w: %w", ErrUnavailable, r.sh.corrupt(err))
 	case classIO, classFull:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -143,8 +158,30 @@ func (r *readers) endOlder(d time.Duration) {
 	}
 }
 
+// closeGate holds back new Views for a while.
+func (r *readers) closeGate() {
+	r.viewsMu.Lock()
+	defer r.viewsMu.Unlock()
+	if r.gate.Load() != nil {
+		return
+	}
+	gate := make(chan struct{})
+	r.gate.Store(&gate)
+	r.reopen = time.AfterFunc(gateMax, r.openGate)
+}
+
+func (r *readers) openGate() {
+	r.viewsMu.Lock()
+	defer r.viewsMu.Unlock()
+	if gate := r.gate.Swap(nil); gate != nil {
+		r.reopen.Stop()
+		close(*gate)
+	}
+}
+
 // close takes every connection out of the pool, waiting for Views in progress.
 func (r *readers) close() error {
+	r.openGate()
 	r.viewsMu.Lock()
 	for v := range r.views {
 		v.cancel(ErrClosed)

@@ -199,7 +199,7 @@ func (sh *Shard) start(ctx context.Context) error {
 		case classCorrupt:
 			sh.isolate(err, true)
 			return nil
-		case classIO:
+		case classIO, classFull:
 			sh.isolate(err, false)
 			w.pause = retryFirst
 			w.retry.Reset(w.pause)

@@ -148,11 +148,15 @@ func (sh *Shard) restored() {
 	}
 }
 
-// Check reads the whole file and compares every index with its table. It returns a
-// *CorruptError that lists the first findings. On a large file it takes long, and the
-// snapshot it holds lets the WAL grow: it is for stopped or quiet boxes.
+// Check reads the whole file and compares every index with its table. Damage isolates
+// the shard, and the *CorruptError lists the first findings. On a large file it takes
+// long, and the snapshot it holds lets the WAL grow: it is for stopped or quiet boxes.
 func (sh *Shard) Check(ctx context.Context) error {
-	return sh.readers.with(ctx, func(c *conn) error { return c.check(ctx, sh.path, "PRAGMA integrity_check(20)") })
+	err := sh.readers.with(ctx, func(c *conn) error { return c.check(ctx, sh.path, "PRAGMA integrity_check(20)") })
+	if classOf(err) == classCorrupt {
+		sh.isolate(err, true)
+	}
+	return err
 }
 
 // Update runs fn in a transaction and returns once it is on disk. Closures that wait

@@ -31,6 +31,11 @@ type Tx struct {
 // Shard is the shard that the transaction belongs to.
 func (tx *Tx) Shard() *Shard { return tx.sh }
 
+// Context ends when a View must: its caller went, it took too long, or it holds up the
+// WAL. Queries notice by themselves; a closure that does other lengthy things should look.
+// In an Update it never ends.
+func (tx *Tx) Context() context.Context { return tx.ctx }
+
 // Attach hands a value to the group's BeforeCommit and AfterCommit. If the closure
 // fails, what it attached is dropped.
 func (tx *Tx) Attach(v any) {

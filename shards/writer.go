@@ -14,7 +14,7 @@ var background = context.Background()
 const (
 	// retryFirst and retryLast bound the pauses between attempts to reopen a file
 	// after I/O errors: a cable that was put back is noticed soon, a dead disk costs little.
-	retryFirst = 250 * time.Millisecond
+	retryFirst = 100 * time.Millisecond
 	retryLast  = 15 * time.Second
 )
 
@@ -95,6 +95,9 @@ func (w *writer) group() {
 	w.batch = started
 	if len(w.batch) == 0 {
 		return
+	}
+	if w.c != nil && w.c.broken != nil {
+		w.reopen(false) // a checkpoint failed: commits go to the WAL, which need not be affected
 	}
 	if out := sh.outage.Load(); out != nil || w.c == nil {
 		if out == nil { // restored and broken again is answered by the next round
@@ -250,7 +253,7 @@ func (w *writer) failed(cause error, committing bool) {
 
 	case class == classCorrupt:
 		sh.isolate(cause, true)
-		w.answer(w.outcome(committing, cause))
+		w.answer(w.outcome(committing, sh.corrupt(cause)))
 
 	case class == classIO, w.c.broken != nil, rolledBack != nil, committing && !isConstraint(cause):
 		sh.log.Error("transaction failed, reopening the file", "shard", sh.id, "committing", committing, "error", cause)
@@ -321,7 +324,7 @@ func (w *writer) open(verify bool) error {
 		c.Close()
 		return err
 	}
-	if c.broken != nil { // a full disk: reads and what fits into the WAL go on
+	if c.broken != nil { // the disk is full
 		c.Close()
 		if c, err = openConn(background, sh.path, forWriting); err != nil {
 			return err
@@ -332,33 +335,35 @@ func (w *writer) open(verify bool) error {
 	return nil
 }
 
+// prepare checks a new connection's file. The first one of a start also migrates it, and
+// lays the anchor.
 func (w *writer) prepare(c *conn, verify bool) error {
 	sh := w.sh
 	if err := inspect(c, sh.path, sh.set.manifest, sh.id, sh.o.Migrations); err != nil {
 		return err
 	}
+	if sh.anchor == nil {
+		if err := migrate(c, sh.path, sh.o.Migrations); err != nil {
+			return err
+		}
+		anchor, err := openConn(background, sh.path, forReading)
+		if err != nil {
+			return err
+		}
+		var one int // a connection maps the index with its first read
+		if err := anchor.value(&one, "SELECT one FROM _shard"); err != nil {
+			anchor.Close()
+			return err
+		}
+		sh.anchor = anchor
+	}
 	if verify {
-		// A View may keep the WAL from starting over: that is no failure.
+		// A View may keep the WAL from starting over: that is no failure. Nor is a full
+		// disk: what is there can be read, and the next commit says by itself.
 		if _, err := c.checkpoint("TRUNCATE"); err != nil && classOf(err) != classFull {
 			return err
 		}
 	}
-	if sh.anchor != nil {
-		return nil
-	}
-	if err := migrate(c, sh.path, sh.o.Migrations); err != nil {
-		return err
-	}
-	anchor, err := openConn(background, sh.path, forReading)
-	if err != nil {
-		return err
-	}
-	var one int
-	if err := anchor.value(&one, "SELECT one FROM _shard"); err != nil {
-		anchor.Close()
-		return err
-	}
-	sh.anchor = anchor
 	return nil
 }
 

@@ -1,0 +1,356 @@
+package shards_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"tenderbox/shards"
+	"tenderbox/shards/shardstest"
+)
+
+// watched counts what the set reports.
+type watched struct{ isolated, restored atomic.Int64 }
+
+func (w *watched) options(files int) shards.Options {
+	return shards.Options{
+		Files: files, Migrations: migrations,
+		OnIsolated: func(*shards.Shard, error) { w.isolated.Add(1) },
+		OnRestored: func(*shards.Shard) { w.restored.Add(1) },
+	}
+}
+
+func faulty(t testing.TB, o shards.Options) (*shardstest.Disk, *shards.Set, *shards.Shard) {
+	t.Helper()
+	dir := tempDir(t)
+	d := shardstest.NewDisk(t, dir)
+	s := shardstest.OpenDir(t, dir, o)
+	return d, s, s.Shard(0)
+}
+
+// INV-14, fault 3: an error from a write or fsync of COMMIT means unknown, not failed;
+// the shard opens its file anew and goes on, and reads never saw the unknown write.
+func TestCommitFails(t *testing.T) {
+	for _, f := range []shardstest.Fault{
+		{Op: shardstest.OpSync, Suffix: "-wal", Times: 1},
+		{Op: shardstest.OpWrite, Suffix: "-wal", Times: 1},
+		{Op: shardstest.OpWrite, Suffix: "-wal", Skip: 1, Times: 1, Outcome: shardstest.ShortWrite},
+	} {
+		t.Run(fmt.Sprint(f.Op, " ", f.Outcome), func(t *testing.T) {
+			var w watched
+			d, s, sh := faulty(t, w.options(2))
+			mustPut(t, sh, 0, 5)
+			gen := sh.Generation()
+			fired := d.Fired()
+			d.Fail(f)
+			errs := group(t, sh, insert("a", 1), func(*shards.Tx) error { return errOwn }, insert("b", 1))
+			if d.Fired() == fired {
+				t.Fatal("the fault did not fire")
+			}
+			for i, err := range errs {
+				if !errors.Is(err, shards.ErrUnknown) {
+					t.Errorf("closure %d: %v, want ErrUnknown", i, err)
+				}
+			}
+			if sh.Generation() == gen {
+				t.Error("the generation did not grow")
+			}
+			if err := sh.Err(); err != nil {
+				t.Errorf("the shard is out: %v", err)
+			}
+			mustPut(t, sh, 5, 10)
+			mustPut(t, s.All()[1], 0, 5)
+			a, b := has(t, sh, "a"), has(t, sh, "b")
+			if a != b {
+				t.Errorf("half of a group is there: a %v, b %v", a, b)
+			}
+			n := count(t, sh)
+			if n != 10 && n != 12 {
+				t.Errorf("%d rows", n)
+			}
+		})
+	}
+}
+
+// The disk fails for ever: writes are refused at once, reads go on with what was
+// acknowledged, and the shard comes back by itself.
+func TestDiskFailsForAWhile(t *testing.T) {
+	var w watched
+	d, s, sh := faulty(t, w.options(2))
+	other := s.All()[1]
+	mustPut(t, sh, 0, 5)
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0000.db-wal"})
+	d.Fail(shardstest.Fault{Op: shardstest.OpWrite, Suffix: "0000.db-wal"})
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0000.db"})
+	d.Fail(shardstest.Fault{Op: shardstest.OpWrite, Suffix: "0000.db"})
+	if err := put(sh, "a", 1); !errors.Is(err, shards.ErrUnknown) {
+		t.Errorf("the first write: %v, want ErrUnknown", err)
+	}
+	if err := put(sh, "b", 1); !errors.Is(err, shards.ErrUnavailable) {
+		t.Errorf("the next write: %v, want ErrUnavailable", err)
+	}
+	if sh.Err() == nil || s.Healthy() != 1 || w.isolated.Load() != 1 {
+		t.Errorf("Err %v, %d healthy, %d reported", sh.Err(), s.Healthy(), w.isolated.Load())
+	}
+	if n := count(t, sh); n != 5 || has(t, sh, "a") {
+		t.Errorf("%d rows are read meanwhile, want the 5 acknowledged", n)
+	}
+	mustPut(t, other, 0, 5)
+	d.Heal()
+	for sh.Err() != nil {
+		yield()
+	}
+	mustPut(t, sh, 5, 10)
+	if n := count(t, sh); n != 10 || w.restored.Load() != 1 {
+		t.Errorf("%d rows afterwards, want 10; %d times reported", n, w.restored.Load())
+	}
+}
+
+// An I/O error within a closure, before COMMIT: certainly nothing was written.
+func TestReadFailsInUpdate(t *testing.T) {
+	d, _, sh := faulty(t, options())
+	// More than the page cache holds, so that reading goes to the file.
+	pad := func(tx *shards.Tx) error {
+		_, err := tx.Exec(`WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 10000)
+			INSERT INTO things (id, n, pad) SELECT printf('pad-%06d', x), x, zeroblob(3000) FROM c`)
+		return err
+	}
+	if err := sh.Update(ctx, pad); err != nil {
+		t.Fatal(err)
+	}
+	fired := d.Fired()
+	d.Fail(shardstest.Fault{Op: shardstest.OpRead, Suffix: "0000.db-wal", Times: 1})
+	scan := func(tx *shards.Tx) error {
+		var n int
+		return tx.QueryRow("SELECT sum(length(pad)) FROM things").Scan(&n)
+	}
+	errs := group(t, sh, insert("a", 1), scan, insert("b", 1))
+	if d.Fired() == fired {
+		t.Fatal("the fault did not fire")
+	}
+	for i, err := range errs {
+		if !errors.Is(err, shards.ErrUnavailable) || errors.Is(err, shards.ErrUnknown) {
+			t.Errorf("closure %d: %v, want ErrUnavailable", i, err)
+		}
+	}
+	if has(t, sh, "a") || has(t, sh, "b") {
+		t.Error("a part of the group was written")
+	}
+	if err := put(sh, "c", 1); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	d.Fail(shardstest.Fault{Op: shardstest.OpRead, Suffix: "0000.db-wal", Times: 1})
+	if err := sh.View(ctx, scan); !errors.Is(err, shards.ErrUnavailable) {
+		t.Errorf("a View: %v, want ErrUnavailable", err)
+	}
+	if err := sh.View(ctx, scan); err != nil {
+		t.Errorf("the next View: %v", err)
+	}
+}
+
+// Fault 4: a full disk is an answer of its own, certain, and passes by itself.
+func TestDiskFull(t *testing.T) {
+	d, s, sh := faulty(t, options())
+	mustPut(t, sh, 0, 5)
+	d.Limit(t, 40<<10)
+	stored := 5
+	var err error
+	for i := 0; err == nil; i++ {
+		if err = put(sh, fmt.Sprintf("full-%d", i), i); err == nil {
+			stored++
+		}
+	}
+	if !errors.Is(err, shards.ErrFull) || errors.Is(err, shards.ErrUnknown) {
+		t.Fatalf("got %v, want ErrFull", err)
+	}
+	if stored < 6 {
+		t.Error("the limit was no room at all: the test shows nothing")
+	}
+	if sh.Err() != nil || s.Healthy() != 1 {
+		t.Errorf("the shard is out: %v", sh.Err())
+	}
+	if err := put(sh, "again", 1); !errors.Is(err, shards.ErrFull) {
+		t.Errorf("while full: %v", err)
+	}
+	if n := count(t, sh); n != stored {
+		t.Errorf("%d rows, %d acknowledged", n, stored)
+	}
+	d.Heal()
+	for err = put(sh, "room", 1); errors.Is(err, shards.ErrFull); err = put(sh, "room", 1) {
+		yield()
+	}
+	if err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if n := count(t, sh); n != stored+1 {
+		t.Errorf("%d rows, want %d", n, stored+1)
+	}
+}
+
+// A full disk at the start: what is there can be read, and writes come back.
+func TestOpenOnFullDisk(t *testing.T) {
+	dir := tempDir(t)
+	d := shardstest.NewDisk(t, dir)
+	s, err := shards.Open(ctx, dir, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s.Shard(0), 0, 5)
+	killed := tempDir(t)
+	copyFolder(t, dir, killed)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = shardstest.NewDisk(t, killed)
+	d.Limit(t, 1)
+	s = shardstest.OpenDir(t, killed, options())
+	if n := count(t, s.Shard(0)); n != 5 {
+		t.Errorf("%d rows, want 5", n)
+	}
+	d.Heal()
+	for err = put(s.Shard(0), "room", 1); errors.Is(err, shards.ErrFull); err = put(s.Shard(0), "room", 1) {
+		yield()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A checkpoint that fails loses nothing and is repeated.
+func TestCheckpointFails(t *testing.T) {
+	o := options()
+	o.CheckpointBytes = 200 << 10
+	d, s, sh := faulty(t, o)
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0000.db", Times: 3})
+	d.Fail(shardstest.Fault{Op: shardstest.OpWrite, Suffix: "0000.db", Times: 3})
+	mustPut(t, sh, 0, 600)
+	if d.Fired() == 0 {
+		t.Fatal("no fault fired")
+	}
+	for n := 600; sh.Stats().Checkpoints == 0; n += 100 {
+		mustPut(t, sh, n, n+100)
+	}
+	if sh.Err() != nil {
+		t.Errorf("the shard is out: %v", sh.Err())
+	}
+	_ = s
+}
+
+// A slow fsync: the queue fills, the excess is refused, nothing is lost.
+func TestSlowSync(t *testing.T) {
+	o := options()
+	o.QueueMax = 5
+	d, _, sh := faulty(t, o)
+	inSync, release := make(chan struct{}), make(chan struct{})
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "-wal", Times: 1, Do: func() { close(inSync); <-release }})
+	var (
+		wg    sync.WaitGroup
+		acked atomic.Int64
+	)
+	try := func(id string) {
+		wg.Go(func() {
+			switch err := put(sh, id, 1); {
+			case err == nil:
+				acked.Add(1)
+			case !errors.Is(err, shards.ErrOverloaded):
+				t.Error(err)
+			}
+		})
+	}
+	try("first")
+	<-inSync
+	if has(t, sh, "first") {
+		t.Error("a write is visible before its fsync")
+	}
+	for i := range 50 {
+		try(fmt.Sprint(i))
+	}
+	for sh.Stats().Overloaded < 45 {
+		yield()
+	}
+	close(release)
+	wg.Wait()
+	if n := count(t, sh); n != int(acked.Load()) || n != 6 {
+		t.Errorf("%d rows, %d acknowledged, want 6", n, acked.Load())
+	}
+}
+
+// Any operation below SQLite may fail at any time: the model is that an acknowledged
+// write is there, a failed one is not, an unknown one either.
+func TestRandomFaults(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { randomFaults(t, seed) })
+	}
+}
+
+func randomFaults(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	o := options()
+	o.CheckpointBytes = 100 << 10
+	dir := tempDir(t)
+	d := shardstest.NewDisk(t, dir)
+	s, err := shards.Open(ctx, dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		absent = iota
+		present
+		either
+	)
+	state := map[string]int{}
+	ops := []shardstest.Op{shardstest.OpOpen, shardstest.OpRead, shardstest.OpWrite, shardstest.OpSync, shardstest.OpTruncate}
+	for i := range 400 {
+		if rng.IntN(15) == 0 {
+			d.Fail(shardstest.Fault{
+				Op: ops[rng.IntN(len(ops))], Skip: rng.IntN(10), Times: 1 + rng.IntN(3),
+				Outcome: shardstest.IOError + shardstest.Outcome(rng.IntN(3)),
+			})
+		}
+		if rng.IntN(40) == 0 {
+			d.Heal()
+		}
+		id := fmt.Sprint("id-", i)
+		sh := s.Shard(0)
+		switch err := put(sh, id, i); {
+		case err == nil:
+			state[id] = present
+		case errors.Is(err, shards.ErrUnknown):
+			state[id] = either
+		case errors.Is(err, shards.ErrUnavailable), errors.Is(err, shards.ErrFull):
+			state[id] = absent
+			if rng.IntN(3) == 0 {
+				d.Heal()
+				for sh.Err() != nil {
+					yield()
+				}
+			}
+		default:
+			t.Fatalf("step %d: %v", i, err)
+		}
+		if rng.IntN(100) == 0 {
+			s.Close() // may fail, as the disk does
+			d.Heal()
+			if s, err = shards.Open(ctx, dir, o); err != nil {
+				t.Fatalf("step %d: reopening: %v", i, err)
+			}
+		}
+	}
+	d.Heal()
+	s.Close()
+	s = shardstest.OpenDir(t, dir, o)
+	n := map[int]int{}
+	for id, want := range state {
+		n[want]++
+		if got := has(t, s.Shard(0), id); want != either && got != (want == present) {
+			t.Errorf("%s: there is %v, want %v", id, got, want == present)
+		}
+	}
+	t.Logf("%d faults fired; %d acknowledged, %d refused, %d unknown", d.Fired(), n[present], n[absent], n[either])
+	if d.Fired() == 0 {
+		t.Error("no fault fired")
+	}
+}
