@@ -2,7 +2,7 @@
 // stream, EVENTS, on the subjects "evt.<tenant>.<type>".
 //
 // The promise: when [Bus.Publish] returns nil, its messages survive a power cut, in
-// the order given, each once. The bus is derived: the journals are the truth. So
+// the order given. The bus is derived: the journals are the truth. So
 // nothing here may stop a payment, and whatever is wrong with the stream is mended by
 // moving it aside and filling a new one.
 //

@@ -57,8 +57,8 @@ func (e *MessageError) Unwrap() error { return ErrInvalid }
 // stored, or nothing of the batch at hand where it had to be split. ErrUnknown means
 // that it may have been; it wraps its cause, which can be one of the others, so ask for
 // it first. After any error the caller Resets the bus if Err has one, reads Tail and
-// goes on from there. An end of ctx counts until the
-// batch is sent; later it is ErrUnknown.
+// goes on from there. An end of ctx counts until the batch is sent; later it is
+// ErrUnknown.
 func (b *Bus) Publish(ctx context.Context, ms []Message) (streamSeq uint64, err error) {
 	if len(ms) > BatchMax {
 		return 0, fmt.Errorf("%w: %d in a batch of at most %d", ErrInvalid, len(ms), BatchMax)
