@@ -1,0 +1,70 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tenderbox/jobs"
+)
+
+func TestDelayedJobsRunWhenDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := open(t, oneQueue())
+		start := time.Now()
+		ran := make(chan string, 9)
+		stop := run(t, e, jobs.RunnerOptions{Queue: "q", Handler: func(_ context.Context, j *jobs.Job) error {
+			ran <- fmt.Sprint(j.ID, " after ", time.Since(start))
+			return nil
+		}})
+		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: "late", Delay: 48 * time.Hour}, jobs.NewJob{Queue: "q", Tenant: "t", ID: "soon", Delay: time.Second})
+		if j := get(t, e, "late"); j.State != jobs.Delayed || !j.RunAt.Equal(start.Add(48*time.Hour)) {
+			t.Errorf("%+v", j)
+		}
+		for _, want := range []string{"soon after 1s", "late after 48h0m0s"} {
+			if got := <-ran; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+		stop()
+	})
+}
+
+func TestDelayedJobsSurviveARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, s := open(t, oneQueue())
+		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: "a", Delay: time.Hour})
+		fatalIf(t, e.Close())
+		time.Sleep(2 * time.Hour)
+		e = openOn(t, s, oneQueue())
+		until(t, func() bool { return get(t, e, "a").State == jobs.Waiting })
+	})
+}
+
+func TestPromoteDelayed(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	var js []jobs.NewJob
+	for i := range 2500 { // more than two batches
+		js = append(js, jobs.NewJob{Queue: "q", Tenant: []string{"a", "b"}[i%2], Delay: time.Hour + time.Duration(i)})
+	}
+	enqueue(t, e, js...)
+	n, err := e.PromoteDelayed(t.Context(), "q", func(tenant string) bool { return tenant == "a" })
+	if err != nil || n != 1250 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if st := stats(t, e); st.Waiting != 1250 || st.Delayed != 1250 {
+		t.Errorf("%+v", st)
+	}
+	if n, err := e.PromoteDelayed(t.Context(), "q", nil); err != nil || n != 1250 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := e.PromoteDelayed(t.Context(), "q", nil); err != nil || n != 0 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := e.PromoteDelayed(t.Context(), "none", nil); !errors.Is(err, jobs.ErrUnknownQueue) {
+		t.Errorf("%v", err)
+	}
+}
