@@ -62,9 +62,9 @@ func openBox(t testing.TB, dir string, o testOptions) *testBox {
 		must(registry.Update(ctx, testTenant, func(t *tenants.Tenant) error { t.Offline = o.offline; return nil }))(t)
 	}
 	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}}, Now: o.now}))(t)
-	accounts := upstream.NewAccounts(upstream.Config{Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Now: o.now})
+	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Now: o.now})
 	b.Ledger = must(Open(ctx, Options{Dir: filepath.Join(dir, "shards"), Keyring: kr, Tenants: registry, Jobs: engine, Accounts: accounts,
-		Upstream: Upstream{URL: o.url, Account: "default", Key: "sk_test"}, KeyMemory: o.keyMemory, Now: o.now, Events: o.events}))(t)
+		KeyMemory: o.keyMemory, Now: o.now, Events: o.events}))(t)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup

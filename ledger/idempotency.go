@@ -127,28 +127,26 @@ func (k *keys) size() int {
 
 // find returns what is stored under the key. The caller holds the claim.
 func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, err error) {
+	// Which files must be asked is settled before the index is read: one that is
+	// indexed between the two would be missed by both.
+	var ask []*shards.Shard
+	home := k.set.Shard(k.slot(t, key))
+	for i, sh := range k.set.All() {
+		// A file out of service whose keys are unknown is passed over. What a client
+		// repeats goes to the same slot, hence to the same file, and is refused
+		// there; only another request under a used key could slip through.
+		if !k.filled[i].Load() && (sh.Err() == nil || sh == home) {
+			ask = append(ask, sh)
+		}
+	}
 	h := k.hash(t, key)
 	k.indexMu.RLock()
 	slot, hit := k.index[h]
 	k.indexMu.RUnlock()
-	var asked *shards.Shard
 	if hit {
-		asked = k.set.Shard(slot)
-		if rec, found, err = readKey(ctx, asked, t, key); err != nil || found {
-			return rec, found, err
-		}
+		ask = append(ask, k.set.Shard(slot))
 	}
-	home := k.set.Shard(k.slot(t, key))
-	for i, sh := range k.set.All() {
-		if sh == asked || k.filled[i].Load() {
-			continue
-		}
-		if sh.Err() != nil && sh != home {
-			// This file is out of service and its keys are unknown. What a client
-			// repeats goes to the same slot, hence to the same file, and is refused
-			// there; only another request under a used key could pass.
-			continue
-		}
+	for _, sh := range ask {
 		if rec, found, err = readKey(ctx, sh, t, key); err != nil || found {
 			return rec, found, err
 		}

@@ -27,8 +27,7 @@ type Options struct {
 	Keyring  *tenants.Keyring   // seals sources and bodies, keys the journal's chain
 	Tenants  *tenants.Registry  // who exists, and under which offline policy
 	Jobs     *jobs.Engine       // schedules the settling; holds the queue [PaymentsQueue]
-	Accounts *upstream.Accounts // the processor, by account
-	Upstream Upstream           // the account of tenants that have none of their own
+	Accounts *upstream.Accounts // the processor, by account; its own serves tenants without one
 	Events   Publisher          // nil: no event log
 
 	// KeyMemory is how long the processor is trusted to remember an idempotency
@@ -42,13 +41,6 @@ type Options struct {
 
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil means none
-}
-
-// Upstream names the account that serves tenants without one of their own. An
-// empty URL: there is none, and payments are kept and queued.
-type Upstream struct {
-	URL, Account string
-	Key          tenants.Secret
 }
 
 func (o Options) withDefaults() Options {
@@ -225,19 +217,19 @@ func (l *Ledger) Run(ctx context.Context) error {
 // Close releases the shard files. Run must have returned.
 func (l *Ledger) Close() error { return l.set.Close() }
 
-// account returns the client of the tenant's upstream account, nil when none is
-// configured.
+// account returns the client of the tenant's upstream account, or the box's own;
+// nil when none is configured.
 func (l *Ledger) account(t *tenants.Tenant) *upstream.Account {
-	u := l.o.Upstream
-	if t.Upstream != nil {
-		u = Upstream{t.Upstream.URL, t.Upstream.Account, t.Upstream.Key}
+	var url, name, key string
+	if u := t.Upstream; u != nil {
+		url, name, key = u.URL, cmp.Or(u.Account, string(t.ID)), string(u.Key)
 	}
-	if u.URL == "" {
-		return nil
-	}
-	acc, err := l.accounts.Get(u.URL, u.Account, string(u.Key))
+	acc, err := l.accounts.Get(url, name, key)
 	if err != nil {
 		l.raise(alarmKey{tenant: t.ID, code: "upstream_invalid"}, err.Error())
+		return nil
+	}
+	if !acc.Configured() {
 		return nil
 	}
 	return acc
