@@ -4,7 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -16,7 +16,7 @@ import (
 func TestEveryStatementNamesTheTenant(t *testing.T) {
 	isSQL := regexp.MustCompile(`^\s*(/\* box \*/\s*)?(SELECT|INSERT|UPDATE|DELETE)\b`)
 	byTenant := regexp.MustCompile(`(?s)\btenant = \?|INSERT INTO \w+ \((seq, id, )?tenant\b|\(tenant, key\) > \(\?, \?\)|k\.tenant|p\.tenant = \?`)
-	files, err := parser.ParseDir(token.NewFileSet(), ".", func(fi fs.FileInfo) bool { return !strings.HasSuffix(fi.Name(), "_test.go") }, 0)
+	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,14 @@ func TestEveryStatementNamesTheTenant(t *testing.T) {
 			t.Errorf("statement without a tenant:\n%s", text)
 		}
 	}
-	for _, f := range files["ledger"].Files {
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.Inspect(f, func(node ast.Node) bool {
 			switch node := node.(type) {
 			case *ast.BinaryExpr: // a statement put together from parts is read as one
