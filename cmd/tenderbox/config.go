@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"tenderbox/tenants"
+)
+
+// Config is everything that `tenderbox serve` can be told. Its fields are flags, TENDERBOX_… variables
+// and keys of tenderbox.toml at once; the tags below are the only place where names and defaults of the
+// command line stand. A zero duration or number lets the package concerned choose its default, so that
+// a Config written by hand (the demo, a test) names only what it cares about.
+type Config struct {
+	Data       string `type:"path" default:"./tenderbox-data" help:"Folder that holds everything the box keeps."`
+	ConfigFile string `name:"config" type:"path" placeholder:"FILE" help:"Settings file (default DATA/tenderbox.toml, if it exists)."`
+	KeyFile    string `type:"path" placeholder:"FILE" help:"Key that seals card tokens and upstream keys at rest (default DATA/box.key, made at first start)."`
+	Shards     int    `placeholder:"4" help:"Number of SQLite files; chosen at first start, kept from then on."`
+
+	Listen      string   `default:"127.0.0.1:8080" help:"Address of the HTTP API."`
+	TLSCert     string   `name:"tls-cert" type:"path" placeholder:"FILE" help:"Certificate chain (PEM); with --tls-key the box speaks HTTPS."`
+	TLSKey      string   `name:"tls-key" type:"path" placeholder:"FILE" help:"Private key (PEM) of --tls-cert."`
+	AllowHost   []string `placeholder:"NAME" help:"Host names by which clients may call the box, besides loopback and IP addresses."`
+	AllowOrigin []string `placeholder:"ORIGIN" help:"Browser origins that may call the API, such as https://till.example."`
+	BaseDomain  string   `placeholder:"box.example" help:"Each tenant answers at NAME.box.example too."`
+	NATSListen  string   `name:"nats-listen" placeholder:"ADDR" help:"Serves the event stream to NATS clients on this address (off unless set)."`
+
+	UpstreamURL       string         `env:"TENDERBOX_UPSTREAM_URL,PAYMENT_API_BASE_URL" placeholder:"URL" help:"Payment processor; its /charges is what is called. Without it payments are kept and queued."`
+	UpstreamKey       tenants.Secret `env:"TENDERBOX_UPSTREAM_KEY,PAYMENT_API_KEY" placeholder:"KEY" help:"Processor's secret key; @FILE reads it from a file."`
+	UpstreamVersion   string         `default:"2022-11-15" help:"Stripe-Version that is sent."`
+	UpstreamTimeout   time.Duration  `default:"5s" help:"Time limit of one call to the processor."`
+	UpstreamKeyMemory time.Duration  `default:"20h" help:"How long the processor is trusted to remember an idempotency key."`
+	BreakerFailures   int            `default:"5" help:"Failures within the window that open the breaker."`
+	BreakerWindow     time.Duration  `default:"60s" help:"Window in which failures are counted."`
+	BreakerOpen       time.Duration  `default:"10s" help:"How long an open breaker waits before it tries again."`
+	ProbeInterval     time.Duration  `default:"2s" help:"Asks the processor for a sign of life when no answer came for this long."`
+	ProbePath         string         `default:"/charges?limit=1" help:"What the probe asks for."`
+
+	LogFormat string `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
+	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
+}
+
+// The files of a data folder, by the names that DESIGN.md gives them.
+func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
+
+func (c *Config) keyFile() string {
+	if c.KeyFile != "" {
+		return c.KeyFile
+	}
+	return c.path("box.key")
+}
+
+// prepare reads what @FILE secrets point to and then judges the settings, all problems in one error.
+func (c *Config) prepare() error {
+	key, err := readSecret("upstream-key", string(c.UpstreamKey))
+	if err != nil {
+		return err
+	}
+	c.UpstreamKey = tenants.Secret(key)
+	return c.validate()
+}
+
+func (c *Config) validate() error {
+	var problems []error
+	problem := func(setting, format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%s: %s", setting, fmt.Sprintf(format, args...)))
+	}
+	if c.Data == "" {
+		problem("data", "names no folder")
+	}
+	if c.Shards < 0 {
+		problem("shards", "%d is below zero", c.Shards)
+	}
+	for _, address := range []struct {
+		setting, value string
+		needed         bool
+	}{{"listen", c.Listen, true}, {"nats-listen", c.NATSListen, false}} {
+		if address.value == "" && !address.needed {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address.value); err != nil {
+			problem(address.setting, "%q is no address; write host:port, such as 127.0.0.1:8080", address.value)
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		problem("tls-cert", "goes together with tls-key: give both or none")
+	}
+	if c.UpstreamURL != "" {
+		if u, err := url.Parse(c.UpstreamURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			problem("upstream-url", "%q is no address of a processor; write https://host/path", c.UpstreamURL)
+		} else if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			problem("upstream-url", "takes no user, query or fragment; the key goes into upstream-key")
+		}
+	}
+	for _, origin := range c.AllowOrigin {
+		if u, err := url.Parse(origin); err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" {
+			problem("allow-origin", "%q is no origin; write scheme://host, such as https://till.example", origin)
+		}
+	}
+	if !strings.HasPrefix(c.ProbePath, "/") && c.ProbePath != "" {
+		problem("probe-path", "%q does not begin with /", c.ProbePath)
+	}
+	if c.BreakerFailures < 0 {
+		problem("breaker-failures", "%d is below zero", c.BreakerFailures)
+	}
+	for _, duration := range []struct {
+		setting string
+		value   time.Duration
+	}{
+		{"upstream-timeout", c.UpstreamTimeout}, {"upstream-key-memory", c.UpstreamKeyMemory},
+		{"breaker-window", c.BreakerWindow}, {"breaker-open", c.BreakerOpen}, {"probe-interval", c.ProbeInterval},
+	} {
+		if duration.value < 0 {
+			problem(duration.setting, "%v is below zero", duration.value)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// logger builds the program's log. It goes to standard error: standard output is for answers.
+func (c *Config) logger() *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		level = slog.LevelInfo // a Config written by hand may leave it empty
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}

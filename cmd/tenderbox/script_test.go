@@ -1,0 +1,152 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// patience bounds each wait of a script. Nothing waits by the clock: it only ends what would never come.
+const patience = 60 * time.Second
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tenderbox": main})
+}
+
+// TestScripts runs what operators are promised, one promise a file, against the real program. Besides
+// testscript's own commands there are those of scriptCommands.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds:                scriptCommands,
+		Setup: func(env *testscript.Env) error {
+			st, err := newStage(env.WorkDir)
+			if err != nil {
+				return err
+			}
+			env.Defer(st.clear)
+			env.Values[stageKey{}] = st
+			env.Setenv("DATA", st.data)
+			env.Setenv("UPSTREAM", st.upstream)
+			return nil
+		},
+	})
+}
+
+// scriptCommands are the commands that a script has besides those of testscript.
+var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	// start [flags]: starts a box on $DATA with the stage's processor, and returns when it has told the
+	// service manager that it is ready.
+	"start": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.start(ts, args) }),
+	// start-on-terminal FILE [flags]: the same with standard output on a terminal; FILE then gets what it showed.
+	"start-on-terminal": command(func(s *stage, ts *testscript.TestScript, args []string) error {
+		return s.startOnTerminal(ts, ts.MkAbs(args[0]), args[1:])
+	}),
+	// term: SIGTERM; the box must leave with status 0.
+	"term": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.term() }),
+	// kill9: SIGKILL.
+	"kill9": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.kill() }),
+	// cut, restore: the line between box and processor.
+	"cut":     command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.processor.Cut(true) }),
+	"restore": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.processor.Cut(false) }),
+	// until STATE: waits until the box says that connectivity is STATE.
+	"until": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.until(args[0]) }),
+	// pay N CLIENTS: so many payments by so many clients at once; each must be answered 201.
+	"pay": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.pay(args[0], args[1]) }),
+	// pay-and-term N: pays without pause, and sends SIGTERM when N were answered; the box must leave with status 0.
+	"pay-and-term": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.payAndTerm(args[0]) }),
+	// kept: each payment that was answered is there, with its amount, and each key still means its payment.
+	"kept": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.kept() }),
+	// settled N: waits until nothing is left to settle; then every payment has succeeded, and the processor's
+	// book has exactly one charge for each, N in all, with equal sums.
+	"settled": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.settled(args[0]) }),
+	// alarm CODE: the box's status holds that alarm.
+	"alarm": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.alarm(args[0]) }),
+	// flip FILE TEXT: changes one byte of each place where FILE holds TEXT, as a bad disk does.
+	"flip": command(func(_ *stage, ts *testscript.TestScript, args []string) error {
+		return flip(ts.MkAbs(args[0]), args[1])
+	}),
+	// certificate CERT KEY: writes a certificate for pay.shop.example and its key.
+	"certificate": command(func(_ *stage, ts *testscript.TestScript, args []string) error {
+		return certificate(ts.MkAbs(args[0]), ts.MkAbs(args[1]))
+	}),
+	// first-payment VAR: the id of the first payment that was taken.
+	"first-payment": command(func(s *stage, ts *testscript.TestScript, args []string) error {
+		ts.Setenv(args[0], string(s.taken[0].ID))
+		return nil
+	}),
+}
+
+type stageKey struct{}
+
+func command(do func(*stage, *testscript.TestScript, []string) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		err := do(ts.Value(stageKey{}).(*stage), ts, args)
+		if (err != nil) != neg {
+			ts.Fatalf("%v", err)
+		}
+	}
+}
+
+func flip(file, text string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	found := 0
+	for from := 0; ; {
+		i := strings.Index(string(content[from:]), text)
+		if i < 0 {
+			break
+		}
+		at := from + i + len(text)/2
+		if _, err := f.WriteAt([]byte{content[at] ^ 1}, int64(at)); err != nil {
+			return err
+		}
+		found++
+		from += i + len(text)
+	}
+	if found == 0 {
+		return fmt.Errorf("%s does not hold %q", file, text)
+	}
+	return f.Sync()
+}
+
+func certificate(certFile, keyFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"pay.shop.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+}

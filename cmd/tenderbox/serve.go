@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
+)
+
+type serveCommand struct {
+	Config
+}
+
+func (serveCommand) Help() string {
+	return `Every flag is also a variable TENDERBOX_<FLAG> and a key of tenderbox.toml; the flag wins over the variable, the variable over the file.
+
+Example:
+
+    tenderbox serve --data /var/lib/tenderbox --upstream-url https://api.example.com/v1 --upstream-key @/etc/tenderbox/upstream.key
+`
+}
+
+// BeforeResolve is kong's moment to say where values come from that the command line does not give.
+func (c *serveCommand) BeforeResolve(ctx *kong.Context) error {
+	return loadSettings(ctx, serveFlags(ctx))
+}
+
+func (c *serveCommand) Run(t *terminal) error {
+	if err := c.prepare(); err != nil {
+		return hint(err, "`tenderbox serve --help` lists the settings")
+	}
+	app, err := OpenApp(t.ctx, c.Config, c.logger())
+	if err != nil {
+		return err
+	}
+	if app.FirstKey != "" && isTerminal(os.Stdout) {
+		fmt.Fprintf(t.stdout, "\n  A new box. Its API is at %s, the key of tenant default:\n\n    %s\n\n  It is also in %s; the operator's token is beside it.\n\n",
+			app.URL(), app.FirstKey, c.path(defaultKeyFile))
+	}
+	return app.Run(t.ctx)
+}
+
+// isTerminal tells whether a person reads f. A key must never go to a log by way of a pipe.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"tenderbox/ledger"
+	"tenderbox/upstream/simulator"
+)
+
+// stage is what a script acts on: a data folder, the box that may run on it, a processor behind a line
+// that can be cut, and what the clients were told.
+type stage struct {
+	data     string
+	log      string           // the box's log, over all its lives
+	taken    []ledger.Payment // payments of pay, by number; each was answered
+	answered []ledger.Payment // answered payments of pay-and-term
+
+	processor *simulator.Simulator
+	upstream  string // its URL
+
+	box    *exec.Cmd
+	ended  chan error
+	notify *net.UnixConn // where the box's readiness notification arrives
+	socket string
+}
+
+func newStage(work string) (*stage, error) {
+	s := &stage{data: filepath.Join(work, "data"), log: filepath.Join(work, "box.log")}
+	var err error
+	s.processor = simulator.New(simulator.Options{Key: simulatedKey})
+	if s.upstream, err = s.processor.Start("127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	// The path of a socket must be short; a script's own folder may not be.
+	folder, err := os.MkdirTemp("", "tbx")
+	if err != nil {
+		return nil, err
+	}
+	s.socket = filepath.Join(folder, "notify")
+	s.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.socket, Net: "unixgram"})
+	return s, err
+}
+
+func (s *stage) clear() {
+	if s.box != nil {
+		_ = s.kill()
+	}
+	_ = s.processor.Close()
+	_ = s.notify.Close()
+	_ = os.RemoveAll(filepath.Dir(s.socket))
+}
+
+func (s *stage) start(ts *testscript.TestScript, flags []string) error {
+	return s.startWith(ts, flags, nil)
+}
+
+// startOnTerminal starts the box with standard output on a pseudo-terminal. What the box prints there it
+// prints before it is ready.
+func (s *stage) startOnTerminal(ts *testscript.TestScript, file string, flags []string) error {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		return err
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		return err
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer slave.Close()
+	if err := s.startWith(ts, flags, slave); err != nil {
+		return err
+	}
+	shown := make([]byte, 4096) // what a terminal keeps for its reader at most
+	length, err := unix.Poll([]unix.PollFd{{Fd: int32(master.Fd()), Events: unix.POLLIN}}, 0)
+	if err != nil || length == 0 {
+		return errors.Join(err, os.WriteFile(file, nil, 0o600))
+	}
+	length, err = master.Read(shown)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, shown[:length], 0o600)
+}
+
+func (s *stage) startWith(ts *testscript.TestScript, flags []string, stdout *os.File) error {
+	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	program, err := exec.LookPath("tenderbox")
+	if err != nil {
+		return err
+	}
+	args := append([]string{"serve", "--data", s.data, "--listen", "127.0.0.1:0",
+		"--upstream-url", s.upstream, "--upstream-key", simulatedKey,
+		"--probe-interval", "200ms", "--breaker-open", "300ms"}, flags...)
+	s.box = exec.Command(program, args...)
+	s.box.Dir = ts.Getenv("WORK")
+	s.box.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.socket)
+	s.box.Stdout, s.box.Stderr = log, log
+	if stdout != nil {
+		s.box.Stdout = stdout
+	}
+	if err := s.box.Start(); err != nil {
+		return err
+	}
+	s.ended = make(chan error, 1)
+	go func(box *exec.Cmd, ended chan<- error) {
+		ended <- box.Wait()
+		_ = s.notify.SetReadDeadline(time.Now()) // a box that left will not say READY
+	}(s.box, s.ended)
+	if err := s.notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	message := make([]byte, 1024)
+	for {
+		n, err := s.notify.Read(message)
+		if err != nil {
+			said, _ := os.ReadFile(s.log)
+			return fmt.Errorf("the box did not become ready: %w\n%s", err, said)
+		}
+		if strings.Contains(string(message[:n]), "READY=1") {
+			return nil
+		}
+	}
+}
+
+// term asks the box to stop, and fails unless it leaves in time, with status 0.
+func (s *stage) term() error {
+	if err := s.box.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case err := <-s.ended:
+		s.box = nil
+		if err != nil {
+			return fmt.Errorf("after SIGTERM: %w", err)
+		}
+		return nil
+	case <-time.After(stopMax + patience):
+		return errors.New("the box does not stop")
+	}
+}
+
+func (s *stage) kill() error {
+	err := s.box.Process.Kill()
+	<-s.ended
+	s.box = nil
+	return err
+}
+
+// as opens the box as one of its clients: with the key in a file of its folder.
+func (s *stage) as(secretFile string) (*box, error) {
+	b, err := (&boxFlags{Data: s.data}).open()
+	if err != nil {
+		return nil, err
+	}
+	secret, err := os.ReadFile(filepath.Join(s.data, secretFile))
+	b.token = strings.TrimSpace(string(secret))
+	if b.client.Transport == nil {
+		b.client.Transport = &http.Transport{MaxIdleConnsPerHost: 64} // more than any script has clients
+	}
+	return b, err
+}
+
+func (s *stage) until(state string) error {
+	return s.poll("connectivity "+state, func(v *ledger.Overview) bool { return v.Connectivity.State == state })
+}
+
+func (s *stage) poll(what string, seen func(*ledger.Overview) bool) error {
+	b, err := s.as(operatorTokenFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("waited in vain for %s", what))
+	defer cancel()
+	return (&demo{box: b}).until(ctx, what, seen)
+}
+
+func (s *stage) pay(count, clients string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	c, err := strconv.Atoi(clients)
+	if err != nil {
+		return err
+	}
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	first := len(s.taken)
+	s.taken = append(s.taken, make([]ledger.Payment, n)...)
+	numbers := make(chan int)
+	g, ctx := errgroup.WithContext(context.Background())
+	var once sync.Once
+	for range c {
+		g.Go(func() error {
+			for i := range numbers {
+				p, err := b.pay(ctx, requestOf(i), keyOf(i), "")
+				if err != nil {
+					once.Do(func() {
+						for range numbers { // let the one who hands out numbers end
+						}
+					})
+					return fmt.Errorf("payment %d: %w", i, err)
+				}
+				s.taken[i] = p
+			}
+			return nil
+		})
+	}
+	for i := first; i < first+n; i++ {
+		numbers <- i
+	}
+	close(numbers)
+	return g.Wait()
+}
+
+// payAndTerm pays with clients that never pause, and stops the box in the midst of it. Payments that got no
+// answer may have happened or not; those that got one are remembered.
+func (s *stage) payAndTerm(answers string) error {
+	n, err := strconv.Atoi(answers)
+	if err != nil {
+		return err
+	}
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	const clients = 8
+	told := make(chan ledger.Payment)
+	var g errgroup.Group
+	for c := range clients {
+		g.Go(func() error {
+			for i := 0; ; i++ {
+				p, err := b.pay(context.Background(), requestOf(i), fmt.Sprintf("busy-%d-%d", c, i), "")
+				if err != nil {
+					return nil // the box has left
+				}
+				told <- p
+			}
+		})
+	}
+	go func() { _ = g.Wait(); close(told) }()
+	var stopped chan error
+	answered := 0
+	for p := range told {
+		s.answered = append(s.answered, p)
+		if answered++; answered == n {
+			stopped = make(chan error, 1)
+			go func() { stopped <- s.term() }()
+		}
+	}
+	if stopped == nil {
+		return fmt.Errorf("only %d payments were answered", answered)
+	}
+	return <-stopped
+}
+
+func requestOf(i int) payRequest {
+	return payRequest{Amount: 100 + int64(i)*7, Currency: "eur", Source: "tok_visa"}
+}
+
+func keyOf(i int) string { return fmt.Sprintf("script-%d", i) }
+
+func (s *stage) kept() error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	for _, told := range s.answered {
+		var now ledger.Payment
+		if err := b.do(context.Background(), http.MethodGet, paymentsPath+"/"+string(told.ID), nil, &now); err != nil {
+			return fmt.Errorf("payment %s: %w", told.ID, err)
+		}
+		if now.Amount != told.Amount || now.Currency != told.Currency {
+			return fmt.Errorf("payment %s: told %+v, now %+v", told.ID, told, now)
+		}
+	}
+	for i, told := range s.taken {
+		var now ledger.Payment
+		if err := b.do(context.Background(), http.MethodGet, paymentsPath+"/"+string(told.ID), nil, &now); err != nil {
+			return fmt.Errorf("payment %d: %w", i, err)
+		}
+		again, err := b.pay(context.Background(), requestOf(i), keyOf(i), "")
+		if err != nil {
+			return fmt.Errorf("payment %d, repeated: %w", i, err)
+		}
+		if now.Amount != told.Amount || now.Currency != told.Currency || again.ID != told.ID {
+			return fmt.Errorf("payment %d: told %+v, now %+v, its key means %s", i, told, now, again.ID)
+		}
+	}
+	return nil
+}
+
+func (s *stage) settled(count string) error {
+	if err := s.poll("the backlog to be settled", func(v *ledger.Overview) bool { return v.Backlog.Count == 0 }); err != nil {
+		return err
+	}
+	if strconv.Itoa(len(s.taken)) != count {
+		return fmt.Errorf("%d payments were taken, not %s", len(s.taken), count)
+	}
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	d := &demo{out: &strings.Builder{}, box: b, processor: s.processor, paid: s.taken}
+	return d.count(context.Background())
+}
+
+func (s *stage) alarm(code string) error {
+	var raised []string
+	err := s.poll("alarm "+code, func(v *ledger.Overview) bool {
+		for _, a := range v.Alarms {
+			raised = append(raised, a.Code)
+			if a.Code == code {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("%w; raised were %v", err, raised)
+	}
+	return nil
+}

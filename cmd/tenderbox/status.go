@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"tenderbox/ledger"
+)
+
+type statusCommand struct {
+	boxFlags
+	JSON bool `name:"json" help:"Prints the API's answer as it is."`
+}
+
+func (statusCommand) Help() string {
+	return "Example:\n\n    tenderbox status\n    tenderbox status --json | jq .backlog\n"
+}
+
+func (c *statusCommand) Run(t *terminal) error {
+	b, err := c.open()
+	if err != nil {
+		return err
+	}
+	var all json.RawMessage
+	if err := b.do(t.ctx, http.MethodGet, statusPath, nil, &all); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(t, all)
+	}
+	var o ledger.Overview
+	if err := json.Unmarshal(all, &o); err != nil {
+		return hint(fmt.Errorf("%s did not answer as a box does: %w", b.url, err), "is it a Tenderbox of this version?")
+	}
+	return printOverview(t.stdout, &o)
+}
+
+func printOverview(out io.Writer, o *ledger.Overview) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+
+	line("line\t%s%s\t%s", o.Connectivity.State, since(o.Connectivity.Since), oneLine(o.Connectivity.Evidence))
+	line("breaker\t%s%s\t%d failures in the window", o.Breaker.State, since(o.Breaker.Since), o.Breaker.Failures)
+	if o.Backlog.Count == 0 {
+		line("backlog\tnothing waits to be settled\t")
+	} else {
+		line("backlog\t%d payments%s\t%s", o.Backlog.Count, since(o.Backlog.OldestAt), amounts(o.Backlog.Amounts))
+	}
+	for _, e := range o.Exposure {
+		line("exposure\t%d %s in %d payments\t%s", e.Amount, e.Currency, e.Count, allowed(&e))
+	}
+	for _, q := range o.Queues {
+		line("queue %s\t%d waiting, %d delayed, %d active\t%d completed, %d failed", q.Name, q.Waiting, q.Delayed, q.Active, q.Completed, q.Failed)
+	}
+	for _, a := range o.Alarms {
+		line("ALARM\t%s%s\t%s", a.Code, since(&a.Since), oneLine(a.Detail))
+	}
+	return w.Flush()
+}
+
+func since(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return " since " + t.Local().Format(time.DateTime)
+}
+
+// allowed tells what the offline policy permits beside what is outstanding.
+func allowed(e *ledger.Exposure) string {
+	var limits []string
+	if e.MaxTotal != nil {
+		limits = append(limits, fmt.Sprintf("at most %d %s", *e.MaxTotal, e.Currency))
+	}
+	if e.MaxCount != nil {
+		limits = append(limits, fmt.Sprintf("at most %d payments", *e.MaxCount))
+	}
+	if limits == nil {
+		return "no limit"
+	}
+	return strings.Join(limits, ", ")
+}
+
+// amounts writes money in minor units, as the API does: how many a unit has differs by currency.
+func amounts(all []ledger.MoneyTotal) string {
+	parts := make([]string, len(all))
+	for i, m := range all {
+		parts[i] = fmt.Sprintf("%d %s", m.Amount, m.Currency)
+	}
+	return strings.Join(parts, " + ")
+}
+
+// printJSON writes an answer indented, for eyes and for jq alike.
+func printJSON(t *terminal, answer json.RawMessage) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, answer, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	_, err := t.stdout.Write(b.Bytes())
+	return err
+}
