@@ -16,7 +16,10 @@ settings=/etc/tenderbox/tenderbox.toml
 die() { echo "install.sh: $*" >&2; exit 1; }
 
 [ -f "$binary" ] || die "no binary at $binary: unpack a release, or name one: ./install.sh bin/tenderbox"
-[ -n "$DESTDIR" ] || [ "$(id -u)" = 0 ] || die "needs root to write to $PREFIX/bin and /etc: run it with sudo"
+if [ -z "$DESTDIR" ]; then
+	[ "$(id -u)" = 0 ] || die "needs root to write to $PREFIX/bin and /etc: run it with sudo"
+	"$binary" version >/dev/null || die "$binary does not run here: is it the release for $(uname -m)?"
+fi
 
 # put MODE SOURCE TARGET: written beside the target and renamed, so that a running box keeps its
 # old file and a cut in the middle leaves the old one whole.
