@@ -37,6 +37,7 @@ func writePages(t testing.TB, sh *shards.Shard, from, n int) {
 // Many times the limit is written; the WAL starts over again and again, and the file
 // never grows far beyond it.
 func TestWALStaysShort(t *testing.T) {
+	t.Parallel()
 	o := options()
 	o.CheckpointBytes = 1 << 20
 	_, sh := open(t, o)
@@ -55,6 +56,7 @@ func TestWALStaysShort(t *testing.T) {
 // The same with Views that overlap each other all the time: each keeps the WAL from
 // starting over, those that last too long are ended.
 func TestWALStaysShortUnderReaders(t *testing.T) {
+	t.Parallel()
 	o := options()
 	o.CheckpointBytes = 1 << 20
 	o.ReadConns = 4

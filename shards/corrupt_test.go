@@ -113,6 +113,7 @@ func copyFile(t testing.TB, from, to string) {
 // INV-19, fault 6: a damaged shard is isolated, the others serve, nothing is deleted
 // or repaired.
 func TestDamagedShardIsIsolated(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range damages {
 		t.Run(name, func(t *testing.T) {
 			dir := fill(t)
@@ -185,8 +186,28 @@ func TestAllShardsDamaged(t *testing.T) {
 	}
 }
 
+// What only the caller can see, such as a broken chain of its own, isolates as well.
+func TestIsolateByTheCaller(t *testing.T) {
+	s := shardstest.Open(t, shards.Options{Files: 2, Migrations: migrations})
+	sh := s.All()[1]
+	mustPut(t, sh, 0, 3)
+	sh.Isolate(errOwn)
+	var corrupt *shards.CorruptError
+	if err := sh.Err(); !errors.As(err, &corrupt) || !errors.Is(err, errOwn) {
+		t.Errorf("Err: %v", err)
+	}
+	if err := put(sh, "x", 1); !errors.Is(err, shards.ErrUnavailable) || !errors.Is(err, errOwn) {
+		t.Errorf("Update: %v", err)
+	}
+	if err := sh.View(ctx, func(*shards.Tx) error { return nil }); !errors.Is(err, shards.ErrUnavailable) {
+		t.Errorf("View: %v", err)
+	}
+	mustPut(t, s.All()[0], 0, 3)
+}
+
 // Damage that comes while the box runs isolates the shard when it is met.
 func TestDamageWhileRunning(t *testing.T) {
+	t.Parallel()
 	read := func(tx *shards.Tx) error {
 		var n int
 		return tx.QueryRow("SELECT sum(n) FROM things WHERE id > 'id-0001'").Scan(&n)

@@ -34,6 +34,7 @@ func faulty(t testing.TB, o shards.Options) (*shardstest.Disk, *shards.Set, *sha
 // INV-14, fault 3: an error from a write or fsync of COMMIT means unknown, not failed;
 // the shard opens its file anew and goes on, and reads never saw the unknown write.
 func TestCommitFails(t *testing.T) {
+	t.Parallel()
 	for _, f := range []shardstest.Fault{
 		{Op: shardstest.OpSync, Suffix: "-wal", Times: 1},
 		{Op: shardstest.OpWrite, Suffix: "-wal", Times: 1},
@@ -78,6 +79,7 @@ func TestCommitFails(t *testing.T) {
 // The disk fails for ever: writes are refused at once, reads go on with what was
 // acknowledged, and the shard comes back by itself.
 func TestDiskFailsForAWhile(t *testing.T) {
+	t.Parallel()
 	var w watched
 	d, s, sh := faulty(t, w.options(2))
 	other := s.All()[1]
@@ -111,6 +113,7 @@ func TestDiskFailsForAWhile(t *testing.T) {
 
 // An I/O error within a closure, before COMMIT: certainly nothing was written.
 func TestReadFailsInUpdate(t *testing.T) {
+	t.Parallel()
 	d, _, sh := faulty(t, options())
 	// More than the page cache holds, so that reading goes to the file.
 	pad := func(tx *shards.Tx) error {
@@ -153,6 +156,7 @@ func TestReadFailsInUpdate(t *testing.T) {
 
 // Fault 4: a full disk is an answer of its own, certain, and passes by itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	d, s, sh := faulty(t, options())
 	mustPut(t, sh, 0, 5)
 	d.Limit(t, 40<<10)
@@ -172,8 +176,23 @@ func TestDiskFull(t *testing.T) {
 	if sh.Err() != nil || s.Healthy() != 1 {
 		t.Errorf("the shard is out: %v", sh.Err())
 	}
-	if err := put(sh, "again", 1); !errors.Is(err, shards.ErrFull) {
+	if err := put(sh, "again", 1); !errors.Is(err, shards.ErrFull) || !s.Short() {
 		t.Errorf("while full: %v", err)
+	}
+	// What was accepted before is still settled, from the reserve.
+	for i := range 100 {
+		settle := func() error { return sh.UpdateReserved(ctx, insert(fmt.Sprintf("settled-%d", i), i)) }
+		err := settle()
+		// The real disk has room, so the reserve is filled again now and then; the write
+		// that finds it so gets ErrFull.
+		for errors.Is(err, shards.ErrFull) {
+			yield()
+			err = settle()
+		}
+		if err != nil {
+			t.Fatalf("from the reserve: %v", err)
+		}
+		stored++
 	}
 	if n := count(t, sh); n != stored {
 		t.Errorf("%d rows, %d acknowledged", n, stored)
@@ -192,6 +211,7 @@ func TestDiskFull(t *testing.T) {
 
 // A full disk at the start: what is there can be read, and writes come back.
 func TestOpenOnFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := tempDir(t)
 	d := shardstest.NewDisk(t, dir)
 	s, err := shards.Open(ctx, dir, options())
@@ -221,6 +241,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 
 // A checkpoint that fails loses nothing and is repeated.
 func TestCheckpointFails(t *testing.T) {
+	t.Parallel()
 	o := options()
 	o.CheckpointBytes = 200 << 10
 	d, s, sh := faulty(t, o)
@@ -281,8 +302,12 @@ func TestSlowSync(t *testing.T) {
 // Any operation below SQLite may fail at any time: the model is that an acknowledged
 // write is there, a failed one is not, an unknown one either.
 func TestRandomFaults(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { randomFaults(t, seed) })
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			randomFaults(t, seed)
+		})
 	}
 }
 

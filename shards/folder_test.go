@@ -145,6 +145,7 @@ func snapshot(t testing.TB, dir string) map[string]string {
 }
 
 func TestFolderIsRefusedUntouched(t *testing.T) {
+	t.Parallel()
 	newer := append(append([]shards.Migration{}, migrations...), shards.Migration{Version: 3, Name: "future", SQL: "CREATE TABLE future (x INTEGER) STRICT"})
 	changed := []shards.Migration{migrations[0], {Version: 2, Name: "log", SQL: "CREATE TABLE other (x INTEGER) STRICT"}}
 	write := func(name, content string) func(t *testing.T, dir string) {

@@ -37,9 +37,15 @@ func appliedMigrations(c *conn) (map[int]string, error) {
 func checkMigrations(c *conn, path string, migrations []Migration) error {
 	applied, err := appliedMigrations(c)
 	if err != nil {
+		if classOf(err) == classCaller {
+			err = &CorruptError{Path: path, Cause: fmt.Errorf("its record of migrations is unreadable: %w", err)}
+		}
 		return err
 	}
 	for version, sum := range applied {
+		if version < 1 {
+			return &CorruptError{Path: path, Cause: fmt.Errorf("it records a migration %d", version)}
+		}
 		if version > len(migrations) {
 			return &MismatchError{Path: path, What: "schema version",
 				Want: fmt.Sprint("at most ", len(migrations)), Have: fmt.Sprint(version)}

@@ -56,16 +56,22 @@ type Options struct {
 	// the background (default 40 MiB). Twice this, and the writer waits for it.
 	CheckpointBytes int64
 
+	// Reserve is the disk space in bytes that is kept for UpdateReserved (default 16 MiB;
+	// negative: none).
+	Reserve int64
+
 	// BeforeCommit runs once a group, inside its transaction, after all closures and
 	// before COMMIT, with what the successful closures attached, in order. An error or
-	// panic rolls the whole group back and is what all its callers get.
+	// panic rolls the whole group back and is what all its callers get. It does not run
+	// if no closure changed or attached anything.
 	BeforeCommit func(tx *Tx, attached []any) error
 
 	// AfterCommit runs after a durable commit and before the callers are answered, on the
 	// writer's goroutine: it must be quick, and must not call the shard's Update.
 	AfterCommit func(sh *Shard, attached []any)
 
-	// OnIsolated is told when a shard is taken out of service, also at Open.
+	// OnIsolated is told when a shard is taken out of service, also by Open before it
+	// returns. It runs on the goroutine that met the fault, so it must not wait for the shard.
 	OnIsolated func(sh *Shard, err error)
 
 	// OnRestored is told when an isolated shard serves again: after I/O errors it is
@@ -102,6 +108,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CheckpointBytes == 0 {
 		o.CheckpointBytes = checkpointDefault
+	}
+	if o.Reserve == 0 {
+		o.Reserve = reserveDefault
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -14,6 +14,7 @@ import (
 // writes lost, reordered or torn, every acknowledged write is there, every group is
 // there whole or not at all, and the file is sound.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	step := 7
 	if testing.Short() {
 		step = 41
@@ -37,6 +38,7 @@ func TestPowerCut(t *testing.T) {
 
 // On a disk that lies about fsync the same test must find losses.
 func TestPowerCutOnLyingDisk(t *testing.T) {
+	t.Parallel()
 	for at := 60; at < 400; at += 20 {
 		if _, problems := powerCut(t, at, true); len(problems) > 0 {
 			return
@@ -187,6 +189,7 @@ func TestPowerCutModelLoses(t *testing.T) {
 
 // A migration that is cut anywhere is completed by the next start, and runs once.
 func TestPowerCutInMigration(t *testing.T) {
+	t.Parallel()
 	first := shards.Options{Files: 1, Migrations: migrations[:1]}
 	more := shards.Options{Files: 1, Migrations: append(append([]shards.Migration{}, migrations...),
 		shards.Migration{Version: 3, Name: "double", SQL: "UPDATE things SET n = n * 2; ALTER TABLE things ADD COLUMN extra TEXT; UPDATE things SET extra = 'x'"})}

@@ -23,6 +23,7 @@ type Set struct {
 	shards   []*Shard
 	table    [SlotCount]int
 	stop     chan struct{}
+	reserve  *reserve
 	leftover []string // side files that Audit's reading made
 
 	closeOnce sync.Once
@@ -81,6 +82,7 @@ func begin(dir string, o Options, create bool) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{})}
+	s.reserve = newReserve(s)
 	if create {
 		s.manifest, err = loadOrCreate(dir, o.Files)
 	} else {
@@ -112,6 +114,9 @@ func (s *Set) open(ctx context.Context) error {
 	if !s.manifest.created {
 		for _, sh := range s.shards {
 			if err := createFile(ctx, sh.path, s.manifest, sh.id); err != nil {
+				if classOf(err) == classFull {
+					err = full(err)
+				}
 				return fmt.Errorf("shards: first start: %w", err)
 			}
 		}
@@ -128,6 +133,7 @@ func (s *Set) open(ctx context.Context) error {
 	if err := s.each(func(sh *Shard) error { return sh.look(ctx, forReading) }); err != nil {
 		return err
 	}
+	s.reserve.open()
 	return s.each(func(sh *Shard) error { return sh.start(ctx) })
 }
 
@@ -311,6 +317,7 @@ func (s *Set) Manifest() Manifest { return s.manifest.clone() }
 func (s *Set) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.stop)
+		s.reserve.close()
 		var g errgroup.Group
 		errs := make([]error, len(s.shards))
 		for i, sh := range s.shards {

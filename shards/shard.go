@@ -7,12 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 )
-
-// fullPause is how long writes are refused without trying after the disk was found
-// full: each try runs all closures of a group for nothing.
-const fullPause = 250 * time.Millisecond
 
 // Shard is one SQLite file with its writer, its readers and its checkpoints. Its
 // methods are safe for concurrent use.
@@ -36,8 +31,7 @@ type Shard struct {
 	// a failed commit would recover the WAL and take up the commit that failed.
 	anchor *conn
 
-	outage    atomic.Pointer[outage]
-	fullUntil atomic.Int64 // Unix nanoseconds; before that writes get ErrFull untried
+	outage atomic.Pointer[outage]
 
 	generation atomic.Uint64
 	counters   counters
@@ -172,7 +166,11 @@ func (sh *Shard) Check(ctx context.Context) error {
 // fn runs on the shard's one writing goroutine: it must not wait for anything, nor call
 // Update on the same shard.
 func (sh *Shard) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	if err := sh.admit(ctx); err != nil {
+	return sh.update(ctx, fn, false)
+}
+
+func (sh *Shard) update(ctx context.Context, fn func(tx *Tx) error, reserved bool) error {
+	if err := sh.admit(ctx, reserved); err != nil {
 		return err
 	}
 	o := newOp(ctx, fn)
@@ -186,7 +184,7 @@ func (sh *Shard) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return o.wait(sh.stopped)
 }
 
-func (sh *Shard) admit(ctx context.Context) error {
+func (sh *Shard) admit(ctx context.Context, reserved bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -201,7 +199,7 @@ func (sh *Shard) admit(ctx context.Context) error {
 	if out := sh.outage.Load(); out != nil {
 		return out.unavailable()
 	}
-	if until := sh.fullUntil.Load(); until != 0 && time.Now().UnixNano() < until {
+	if !reserved && sh.set.reserve.short.Load() {
 		return ErrFull
 	}
 	return nil

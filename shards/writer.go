@@ -107,6 +107,7 @@ func (w *writer) group() {
 		return
 	}
 	if err := w.c.run("BEGIN IMMEDIATE"); err != nil {
+		w.c.broken = err // whatever it was, without it nothing works
 		w.failed(err, false)
 		return
 	}
@@ -247,9 +248,9 @@ func (w *writer) failed(cause error, committing bool) {
 	case class == classFull:
 		// Also at COMMIT this is certain: the commit record is the last write of the
 		// group, so it is not whole. SQLite reports a failed fsync differently.
-		sh.fullUntil.Store(time.Now().Add(fullPause).UnixNano())
+		sh.set.reserve.full()
 		w.reopen(false)
-		w.answer(fmt.Errorf("%w: %w", ErrFull, cause))
+		w.answer(full(cause))
 
 	case class == classCorrupt:
 		sh.isolate(cause, true)

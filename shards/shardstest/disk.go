@@ -175,8 +175,14 @@ func (d *Disk) before(op Op, path string, off int64, n int32) Outcome {
 	if op == OpWrite && d.capacity > 0 {
 		var total int64
 		for p, size := range d.sizes {
-			if p != path {
+			switch {
+			case p == path:
+			case strings.HasSuffix(p, ".db"), strings.HasSuffix(p, "-wal"):
 				total += size
+			default: // written past SQLite
+				if fi, err := os.Stat(p); err == nil {
+					total += fi.Size()
+				}
 			}
 		}
 		size := max(d.sizes[path], off+int64(n))
