@@ -381,3 +381,6 @@ func (r *Registry) copy() {
 		r.log.Error("box.db could not be copied; it stands alone until the next change", "err", err)
 	}
 }
+
+// Subkey derives a key for one purpose from the box's own, see [Keyring.Subkey].
+func (r *Registry) Subkey(purpose string) []byte { return r.kr.Subkey(purpose) }

@@ -1,0 +1,279 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humahttprouter"
+	"github.com/julienschmidt/httprouter"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tenderbox/jobs"
+	"tenderbox/ledger"
+	"tenderbox/tenants"
+	"tenderbox/upstream"
+)
+
+// Payments is what tenants do with the ledger.
+type Payments interface {
+	Pay(context.Context, tenants.ID, ledger.IdempotencyKey, ledger.NewPayment) (p ledger.Payment, replayed bool, err error)
+	Await(context.Context, tenants.ID, ledger.PaymentID, time.Duration) (ledger.Payment, error)
+	Payment(ctx context.Context, t tenants.ID, id string) (ledger.Payment, error)
+	Payments(context.Context, tenants.ID, ledger.Filter) (ledger.Page, error)
+	Report(ctx context.Context, t tenants.ID, from, to time.Time) ([]ledger.ReportRow, error)
+}
+
+// Box is what the operator asks of the ledger.
+type Box interface {
+	Status(context.Context, tenants.ID) (ledger.Overview, error)
+	Ready() (ok bool, degraded []string)
+	Shards() []ledger.ShardStatus
+	Exposed(tenants.ID) map[string]ledger.Sum
+	ChangeAccount(ctx context.Context, t tenants.ID, change func() error) error
+}
+
+// Ledger is both.
+type Ledger interface {
+	Payments
+	Box
+}
+
+// Queues is what the metrics read of the job engine.
+type Queues interface{ Stats() []jobs.QueueStats }
+
+// Accounts is what the metrics read of the upstream accounts.
+type Accounts interface{ List() []*upstream.Account }
+
+// Options say what a server serves. Ledger and Tenants are required.
+type Options struct {
+	Ledger   Ledger
+	Tenants  *tenants.Registry
+	Jobs     Queues   // for the metrics; nil: none
+	Accounts Accounts // for the metrics; nil: none
+
+	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
+	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
+	Version      string   // told by /openapi.json; "": 0
+
+	Metrics *prometheus.Registry // where the server's metrics stand, and what /metrics shows; nil: one of its own
+	Now     func() time.Time     // for reports and rate limits; nil: time.Now
+	Logger  *slog.Logger         // nil: silent
+}
+
+// Server is the box's HTTP API. It is an http.Handler, safe for concurrent use.
+type Server struct {
+	ledger  Ledger
+	tenants *tenants.Registry
+	log     *slog.Logger
+	now     func() time.Time
+
+	hosts     *hosts
+	origins   *origins
+	router    *httprouter.Router
+	api       huma.API
+	admission admission
+	metrics   *metrics
+	none      *route    // of requests that match no route
+	bodies    sync.Pool // *[]byte of bodyMax+1
+	cursorKey []byte
+}
+
+// New makes a server. Its errors name every setting that cannot be used.
+func New(o Options) (*Server, error) {
+	s := &Server{ledger: o.Ledger, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	var errHosts, errOrigins error
+	s.hosts, errHosts = newHosts(o.AllowHosts, o.Tenants)
+	s.origins, errOrigins = newOrigins(o.AllowOrigins)
+	if err := errors.Join(errHosts, errOrigins); err != nil {
+		return nil, err
+	}
+	s.bodies.New = func() any { b := make([]byte, bodyMax+1); return &b }
+	s.cursorKey = o.Tenants.Subkey("list cursor")
+	s.metrics = newMetrics(o.Metrics)
+	s.metrics.watch(&o, &s.admission)
+	s.none = s.metrics.route("none")
+
+	s.router = &httprouter.Router{
+		// Both kinds of redirect would answer for paths that do not exist, and on the decoded path.
+		RedirectTrailingSlash: false, RedirectFixedPath: false,
+		HandleMethodNotAllowed: true, HandleOPTIONS: false,
+		NotFound:         http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).refuse(errNotFound) }),
+		MethodNotAllowed: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).refuse(errMethod) }),
+	}
+	s.api = humahttprouter.New(s.router, apiConfig(o.Version))
+	s.registerPayments()
+	s.registerReports()
+	s.registerStatus()
+	s.registerTenants()
+	s.registerHealth()
+	s.registerMetrics()
+	return s, s.registerDocs()
+}
+
+// ServeHTTP answers one request: see the package comment for the order of what it checks.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{ResponseWriter: w, r: r, s: s, route: s.none}
+	defer s.finish(x, time.Now())
+	if p := s.receive(x); p != nil {
+		x.refuse(p)
+		return
+	}
+	h := x.Header()
+	h["X-Content-Type-Options"] = nosniff
+	h["Cache-Control"] = noStore
+	if s.origins.permit(x) {
+		return
+	}
+	s.router.ServeHTTP(x, r)
+}
+
+var (
+	nosniff = []string{"nosniff"}
+	noStore = []string{"no-store"}
+)
+
+// receive holds the checks that need no route.
+func (s *Server) receive(x *exchange) *Problem {
+	r := x.r
+	if !isProbe(r.URL.Path) {
+		held, ok := s.admission.admit()
+		if !ok {
+			return errOverloaded
+		}
+		x.held = held
+	}
+	switch {
+	case !headerFits(r.Header):
+		return errHeaderLarge
+	case r.ProtoMajor != 1:
+		return problem(http.StatusBadRequest, "protocol_unsupported", "", "the box speaks HTTP/1.1")
+	case !s.hosts.allowed(r.Host):
+		return errHost
+	case s.origins.check.Check(r) != nil:
+		return errOrigin
+	case len(r.Header["Upgrade"]) > 0:
+		return problem(http.StatusBadRequest, "upgrade_unsupported", "Upgrade", "the box speaks HTTP/1.1 and nothing else")
+	case !plainPath(r):
+		return errNotFound
+	}
+	return nil
+}
+
+// isProbe names the two questions that are answered under overload too: who asks them restarts a box that does not answer.
+func isProbe(path string) bool { return path == healthPath || path == readyPath }
+
+// plainPath refuses targets that can be read in two ways. The router sees the decoded path, others the raw one: where they
+// differ beyond doubt-free escapes (RawPath is set) nothing of ours can be meant.
+func plainPath(r *http.Request) bool {
+	return r.URL.RawPath == "" && strings.HasPrefix(r.URL.Path, "/") && !strings.Contains(r.URL.Path, "//")
+}
+
+// finish gives back what the request held, counts it, and turns a panic into an answer.
+func (s *Server) finish(x *exchange, began time.Time) {
+	x.held.release()
+	if caught := recover(); caught != nil {
+		s.panicked(x, caught)
+	}
+	x.route.observe(x.status, time.Since(began))
+}
+
+func (s *Server) panicked(x *exchange, caught any) {
+	if caught == http.ErrAbortHandler { //nolint:errorlint // the documented way to compare it
+		panic(caught)
+	}
+	s.metrics.panics.Inc()
+	s.log.Error("panic in a request", slog.String("route", x.route.name), slog.Any("panic", caught), slog.String("stack", string(debug.Stack())))
+	if x.status != 0 {
+		x.route.observe(x.status, 0)
+		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+	}
+	x.refuse(errInternal)
+}
+
+// access says who may use a route.
+type access int
+
+const (
+	public       access = iota // no credential is looked at
+	forTenant                  // a tenant, or the operator who names one
+	forAnyone                  // a tenant, or the operator with or without naming one
+	operatorOnly               // the operator
+)
+
+// input is a handler's input: a struct that embeds request.
+type input[T any] interface {
+	*T
+	exchange() *exchange
+}
+
+// register adds a route. fn's errors become problems.
+func register[I, O any, P input[I]](s *Server, op huma.Operation, who access, fn func(context.Context, *I) (*O, error)) {
+	rt := s.metrics.route(op.Method + " " + op.Path)
+	hasBody := op.Method == http.MethodPost || op.Method == http.MethodPatch
+	params := parametersOf[I]()
+	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+		x := exchangeOf(ctx)
+		x.route, x.hasBody = rt, hasBody
+		err := s.authenticate(x, who)
+		if err == nil {
+			err = params.check(x.r.URL.RawQuery)
+		}
+		if err != nil {
+			x.refuse(s.fail(x, err))
+			return
+		}
+		next(ctx)
+	}}
+	if who != public {
+		op.Security = []map[string][]string{{securityBearer: {}}, {securityBasic: {}}}
+	}
+	op.SkipValidateBody = true
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := fn(ctx, in)
+		if err != nil {
+			x := P(in).exchange()
+			p := s.fail(x, err)
+			p.setHeaders(x.Header())
+			return nil, p
+		}
+		return out, nil
+	})
+}
+
+// authenticate says who is calling, and takes a place in the tenant's share.
+func (s *Server) authenticate(x *exchange, who access) (err error) {
+	switch who {
+	case public:
+		return nil
+	case operatorOnly:
+		x.caller.Operator = true
+		return s.tenants.ResolveOperator(credentials(x.r))
+	}
+	if x.caller, err = s.tenants.Resolve(credentials(x.r)); err != nil {
+		return err
+	}
+	if x.caller.Tenant == "" {
+		if who == forTenant {
+			return errTenantMissing
+		}
+		return nil
+	}
+	t, err := s.tenants.Get(x.caller.Tenant)
+	if err != nil {
+		return err
+	}
+	return x.held.enter(&t, s.now())
+}
