@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,8 +15,6 @@ import (
 )
 
 const (
-	// thinkMax keeps the number of payments such that the drain takes seconds, not minutes.
-	thinkMax = 70 * time.Millisecond
 	// retryPause is a client's pause after an answer that settles nothing.
 	retryPause = 40 * time.Millisecond
 	// answerTimeout is a patient client's; a hasty one's is a fraction of it.
@@ -58,7 +57,7 @@ func (r *round) client(ctx context.Context, i int) {
 	for n := 0; r.paying.Load(); n++ {
 		// Tenants share keys letter by letter: clients 2k and 2k+1 count alike.
 		c.one(ctx, c.ask(fmt.Sprintf("k%d-%d", i/2, n)))
-		if err := pause(ctx, time.Duration(c.random.Int64N(int64(thinkMax)))); err != nil {
+		if err := pause(ctx, time.Duration(c.random.Int64N(int64(r.conditions.think)))); err != nil {
 			return // the round was called off
 		}
 	}
@@ -169,7 +168,7 @@ func (c *client) do(ctx context.Context, act Act, a Ask, method, path string, co
 	defer cancel()
 	x := Exchange{Act: act, Tenant: a.Tenant, Key: a.Key, Sent: time.Now()}
 	if err := c.exchange(ctx, &x, method, path, content, prefer); err != nil {
-		x.Error = err.Error()
+		x.Error, x.HungUp = err.Error(), errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	}
 	x.Answered = time.Now()
 	c.r.history.exchange(x)

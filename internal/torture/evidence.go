@@ -61,6 +61,7 @@ type Exchange struct {
 	Code     string   // of a problem document
 	Payment  *Payment // of a 2xx
 	Error    string   // why there was no answer, or none that could be read
+	HungUp   bool     // because the client did not wait any longer
 }
 
 func (x Exchange) id() askID { return askID{x.Tenant, x.Key} }
@@ -104,10 +105,14 @@ type ReportRow struct {
 // Problem is something that must not happen whatever was asked: a box that ends by itself, an unclean check.
 type Problem struct{ What, Detail string }
 
+// Life is a time in which the box served: from ready until it was told to end.
+type Life struct{ From, To time.Time }
+
 // Evidence is all that is known about a round, none of it from inside the box.
 type Evidence struct {
 	Asks      []Ask
 	Exchanges []Exchange
+	Lives     []Life
 	Problems  []Problem
 
 	// The processor's side.
@@ -131,6 +136,9 @@ func (e Evidence) write(file string) error {
 	line := func(kind string, v any) { err = errors.Join(err, encode.Encode(map[string]any{kind: v})) }
 	for _, p := range e.Problems {
 		line("problem", p)
+	}
+	for _, l := range e.Lives {
+		line("life", l)
 	}
 	for _, a := range e.Asks {
 		line("ask", a)
@@ -171,6 +179,12 @@ func (h *history) exchange(x Exchange) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.e.Exchanges = append(h.e.Exchanges, x)
+}
+
+func (h *history) life(l Life) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Lives = append(h.e.Lives, l)
 }
 
 func (h *history) problem(what, detail string) {

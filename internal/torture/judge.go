@@ -32,7 +32,8 @@ const (
 	Resealed    Rule = "INV-11 one upstream key, two bodies"
 	Unasked     Rule = "payment that nobody asked for"
 	Unfit       Rule = "valid request was refused"
-	Internal    Rule = "box answered that it is broken"
+	Internal    Rule = "INV-25 box answered that it is broken"
+	Speechless  Rule = "INV-25 box dropped a request while it served"
 	Failed      Rule = "box failed"
 )
 
@@ -119,6 +120,8 @@ func (j *judgement) answers() {
 		ask, first := j.asks[id], Exchange{}
 		for _, x := range xs {
 			switch {
+			case x.Status == 0 && !x.HungUp && j.served(x):
+				j.found(Speechless, "%s: %s, sent at %s: %s", id, x.Act, clock(x.Sent), x.Error)
 			case x.Status >= 500 && x.Status != 503 && x.Status != 507:
 				j.found(Internal, "%s: %s was answered %d %s", id, x.Act, x.Status, x.Code)
 			case x.Status/100 == 2 && x.Payment == nil:
@@ -146,6 +149,11 @@ func (j *judgement) answers() {
 			}
 		}
 	}
+}
+
+// served tells whether the box was there from the sending to the end of an exchange.
+func (j *judgement) served(x Exchange) bool {
+	return slices.ContainsFunc(j.e.Lives, func(l Life) bool { return x.Sent.After(l.From) && x.Answered.Before(l.To) })
 }
 
 // seals looks at what was sent: a key always goes with the same bytes, or the processor cannot know it again.

@@ -18,7 +18,7 @@ import (
 func sound() Evidence {
 	start := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
-	e := Evidence{Collected: true, Kept: map[string][]Payment{}, Reports: map[string][]ReportRow{}}
+	e := Evidence{Collected: true, Lives: []Life{{at(1).Add(time.Second / 2), at(100)}}, Kept: map[string][]Payment{}, Reports: map[string][]ReportRow{}}
 	make := func(tenant, key, id, token string, amount int64, currency, status string) (Ask, Payment) {
 		a := Ask{Tenant: tenant, Key: key, Amount: amount, Currency: currency, Token: token, User: "user-1", Declined: status == "failed"}
 		p := Payment{ID: id, Amount: amount, Currency: currency, Status: status, UserID: &a.User, Metadata: map[string]string{metadataKey: key}}
@@ -76,6 +76,7 @@ func sound() Evidence {
 	// Its client never got an answer, and gave up.
 	a, p = make("default", "k3", "pay_4", "tok_visa", 77, "jpy", "succeeded")
 	pay(a, 4, 0, false, nil)
+	e.Exchanges[len(e.Exchanges)-1].HungUp = true
 	post(p, 5, http.StatusOK)
 	effect(&p, 3)
 
@@ -200,6 +201,9 @@ var defects = []planted{
 	{"valid request refused", func(e *Evidence) { e.Exchanges[0].Status = 400 }, Unfit},
 	{"acknowledged payment not found", func(e *Evidence) { e.Exchanges[2].Status, e.Exchanges[2].Payment = 404, nil }, Unfit},
 	{"internal error", func(e *Evidence) { e.Exchanges[0].Status = 500 }, Internal},
+	{"request dropped", func(e *Evidence) {
+		e.Exchanges[3].Status, e.Exchanges[3].Error = 0, "EOF"
+	}, Speechless},
 	{"acknowledgement without a payment", func(e *Evidence) { e.Exchanges[1].Payment = nil }, Internal},
 	{"box ended by itself", func(e *Evidence) { e.Problems = []Problem{{"the box ended by itself", "exit status 2"}} }, Failed},
 	{"check not clean", func(e *Evidence) { e.Problems = []Problem{{"check", "exit status 1"}} }, Failed},
@@ -221,7 +225,7 @@ func TestJudgeCatchesPlantedDefects(t *testing.T) {
 func TestEveryRuleHasAPlantedDefect(t *testing.T) {
 	for _, rule := range []Rule{
 		Lost, Changed, Kept, Twice, Replay, Overruled, Doubled, Orphan, Unsettled, Mismatched, Unpaid, Misjudged,
-		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Unasked, Unfit, Internal, Failed,
+		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Unasked, Unfit, Internal, Speechless, Failed,
 	} {
 		if !slices.ContainsFunc(defects, func(d planted) bool { return d.rule == rule }) {
 			t.Errorf("no planted defect shows that %q catches anything", rule)

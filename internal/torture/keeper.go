@@ -18,17 +18,19 @@ import (
 // keeper keeps one box and starts it again each time that it was ended.
 type keeper struct {
 	options blackbox.ServeOptions
+	history *history
 	tally   *tallies
 	token   string // the operator's
 	client  *http.Client
 	address atomic.Pointer[string]
 
-	processMu sync.Mutex // guards process
+	processMu sync.Mutex // guards what follows
 	process   *blackbox.Process
+	serving   time.Time // since when process has been ready; zero: it is not, or was told to end
 }
 
-func newKeeper(o blackbox.ServeOptions, t *tallies) *keeper {
-	k := &keeper{options: o, tally: t, client: &http.Client{Timeout: 15 * time.Second}}
+func newKeeper(o blackbox.ServeOptions, h *history, t *tallies) *keeper {
+	k := &keeper{options: o, history: h, tally: t, client: &http.Client{Timeout: 15 * time.Second}}
 	nowhere := "http://127.0.0.1:1"
 	k.address.Store(&nowhere)
 	return k
@@ -64,7 +66,20 @@ func (k *keeper) start(ctx context.Context) error {
 	}
 	k.tally.started(time.Since(began))
 	k.address.Store(&url)
+	k.processMu.Lock()
+	defer k.processMu.Unlock()
+	k.serving = time.Now()
 	return nil
+}
+
+// told notes that the box is about to be told to end: from now on it owes nobody an answer.
+func (k *keeper) told() {
+	k.processMu.Lock()
+	defer k.processMu.Unlock()
+	if !k.serving.IsZero() {
+		k.history.life(Life{k.serving, time.Now()})
+	}
+	k.serving = time.Time{}
 }
 
 func (k *keeper) current() *blackbox.Process {
@@ -74,12 +89,21 @@ func (k *keeper) current() *blackbox.Process {
 }
 
 func (k *keeper) kill() {
+	k.told()
 	if p := k.current(); p != nil {
 		p.Kill()
 	}
 }
 
-func (k *keeper) stop(ctx context.Context) error { return k.current().Stop(ctx) }
+func (k *keeper) terminate() {
+	k.told()
+	k.current().Terminate()
+}
+
+func (k *keeper) stop(ctx context.Context) error {
+	k.told()
+	return k.current().Stop(ctx)
+}
 
 // get asks the box as its operator, for a tenant or for none.
 func (k *keeper) get(ctx context.Context, tenant, path string, into any) error {

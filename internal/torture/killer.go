@@ -9,8 +9,8 @@ import (
 const (
 	// The box serves for a while between two deaths: at least long enough to settle something.
 	serveMin, serveMax = 250 * time.Millisecond, 2 * time.Second
-	// recoveryMax is how long after its start a box is killed again; a start takes some tens of milliseconds.
-	recoveryMax = 60 * time.Millisecond
+	// recoveryMax is how long after its start a box is killed again; a start takes 50 to 200 ms.
+	recoveryMax = 150 * time.Millisecond
 	// drainKillMax is how long after SIGTERM the impatient operator's SIGKILL comes.
 	drainKillMax = 150 * time.Millisecond
 	// The kinds of death, as probabilities; the rest is a plain SIGKILL.
@@ -25,9 +25,13 @@ const (
 func (r *round) killer(ctx context.Context) error {
 	random := r.random(killerStream)
 	whole := context.WithoutCancel(ctx) // a start that began in the dark is waited for in the light
-	for n := 0; ; n++ {
+	for first := true; ; first = false {
+		over := ctx.Done()
+		if first {
+			over = nil // however slow the machine is, the box dies once while it serves and once in recovery
+		}
 		select {
-		case <-ctx.Done():
+		case <-over:
 			return nil
 		case <-r.box.current().Exited():
 			r.history.problem("the box ended by itself", fmt.Sprint(r.box.current().Err()))
@@ -38,6 +42,9 @@ func (r *round) killer(ctx context.Context) error {
 		case <-time.After(serveMin + time.Duration(random.Int64N(int64(serveMax-serveMin)))):
 		}
 		switch fate := random.Float64(); {
+		case first:
+			r.tally.killed.Add(1)
+			r.box.kill()
 		case fate < gracefully:
 			r.tally.graceful.Add(1)
 			stop, cancel := context.WithTimeout(whole, graceMax)
@@ -47,20 +54,19 @@ func (r *round) killer(ctx context.Context) error {
 			cancel()
 		case fate < gracefully+halfway:
 			r.tally.halfway.Add(1)
-			r.box.current().Terminate()
-			_ = pause(ctx, time.Duration(random.Int64N(int64(drainKillMax)))) // the end of the dark ends it too
+			r.box.terminate()
+			_ = pause(whole, time.Duration(random.Int64N(int64(drainKillMax))))
 			r.box.kill()
 		default:
 			r.tally.killed.Add(1)
 			r.box.kill()
 		}
-		// The second death of a round is one in recovery, whatever the dice say.
-		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || n == 1 && i == 0); i++ {
+		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || first && i == 0); i++ {
 			p, err := r.box.launch()
 			if err != nil {
 				return err
 			}
-			_ = pause(ctx, time.Duration(random.Int64N(int64(recoveryMax))))
+			_ = pause(whole, time.Duration(random.Int64N(int64(recoveryMax))))
 			select {
 			case <-p.Exited():
 				r.history.problem("the box ended by itself in recovery", fmt.Sprint(p.Err()))

@@ -15,6 +15,7 @@ import (
 type tallies struct {
 	killed, recovering, graceful, halfway atomic.Int64
 	drain                                 time.Duration // written once, by drain
+	conditions                            conditions
 
 	startsMu sync.Mutex // guards starts
 	starts   []time.Duration
@@ -28,6 +29,7 @@ func (t *tallies) started(took time.Duration) {
 
 // Tally is what a round was made of.
 type Tally struct {
+	Conditions                            string
 	Asked, Acknowledged, Unknown, Refused int // keys by how they ended
 	Exchanges, NoAnswer, Unavailable      int // requests; without an answer; with 503 or 507
 	Replays, Contradicted                 int // answered as such
@@ -41,7 +43,7 @@ type Tally struct {
 
 func (t *tallies) of(e Evidence, p *blackbox.Processor) Tally {
 	s := Tally{
-		Asked: len(e.Asks), Exchanges: len(e.Exchanges), Posts: len(e.Posts), Effects: len(e.Effects), Stuck: len(stuck(e.Posts)),
+		Conditions: t.conditions.String(), Asked: len(e.Asks), Exchanges: len(e.Exchanges), Posts: len(e.Posts), Effects: len(e.Effects), Stuck: len(stuck(e.Posts)),
 		Killed: t.killed.Load(), Recovering: t.recovering.Load(), Graceful: t.graceful.Load(), Halfway: t.halfway.Load(),
 		Fired: p.Fired(), Drain: t.drain,
 	}
@@ -105,6 +107,7 @@ func (t Tally) Idle() []string {
 
 func (t Tally) String() string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "conditions %s\n", t.Conditions)
 	fmt.Fprintf(&b, "payments   %d asked: %d acknowledged, %d unknown to their client, %d refused as invalid\n", t.Asked, t.Acknowledged, t.Unknown, t.Refused)
 	fmt.Fprintf(&b, "requests   %d: %d without an answer, %d with 503 or 507, %d replays, %d contradictions refused\n", t.Exchanges, t.NoAnswer, t.Unavailable, t.Replays, t.Contradicted)
 	fmt.Fprintf(&b, "ends       %d SIGKILL, %d SIGKILL in recovery, %d SIGTERM, %d SIGTERM then SIGKILL\n", t.Killed, t.Recovering, t.Graceful, t.Halfway)

@@ -30,11 +30,13 @@ package torture
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -51,13 +53,16 @@ const (
 	clientsDefault = 12
 	// graceMax bounds every wait for something that must happen: a start, a stop, an answer, the drain.
 	graceMax = 90 * time.Second
+	// logLineMax is how much of a line of the log is quoted.
+	logLineMax = 300
 	// secondTenant shares the box with tenant `default`, and the clients' keys with it, letter by letter.
 	secondTenant = "second"
 )
 
 // streams number the random sources of a round, so that one part's draws do not shift another's.
 const (
-	weatherStream = iota + 1
+	conditionsStream = iota
+	weatherStream
 	killerStream
 	clientStream // and those above: one a client
 )
@@ -83,15 +88,37 @@ type Result struct {
 // round is a round being played.
 type round struct {
 	Options
-	processor *blackbox.Processor
-	box       *keeper
-	keys      map[string]string // API key by tenant
-	history   history
-	tally     tallies
-	paying    atomic.Bool // clients begin new payments
+	conditions conditions
+	processor  *blackbox.Processor
+	box        *keeper
+	keys       map[string]string // API key by tenant
+	history    history
+	tally      tallies
+	paying     atomic.Bool // clients begin new payments
 }
 
-func (r *round) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(r.Seed, stream)) }
+// conditions are what the seed alone decides about a round.
+type conditions struct {
+	think  time.Duration // a client's longest pause between two payments
+	shards int
+	opens  int // failures that open the breaker
+}
+
+// The choices leave the number of payments such that the drain takes seconds, not minutes.
+var (
+	thinks  = []time.Duration{10 * time.Millisecond, 30 * time.Millisecond, 70 * time.Millisecond}
+	shards  = []int{1, 2, 4}
+	openers = []int{3, 8, 1000}
+)
+
+func (c conditions) String() string {
+	return fmt.Sprintf("clients pause up to %s, %d shards, %d failures open the breaker", c.think, c.shards, c.opens)
+}
+
+// random is a source of its own for each stream; seeds and streams that are near one another have nothing in common.
+func (r *round) random(stream uint64) *rand.Rand {
+	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%d/%d", r.Seed, stream))))
+}
 
 // Run plays one round. An error means that the round could not be played to its end; what a box did wrong is in the
 // findings, also those of a round that broke off. The evidence is written to Dir in either case.
@@ -111,6 +138,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	}
 	defer log.Close()
 	r := &round{Options: o, keys: map[string]string{}}
+	draw := r.random(conditionsStream)
+	r.conditions = conditions{thinks[draw.IntN(len(thinks))], shards[draw.IntN(len(shards))], openers[draw.IntN(len(openers))]}
+	r.tally.conditions = r.conditions
 	if r.processor, err = blackbox.StartProcessor(simulator.Options{Seed: int64(o.Seed)}); err != nil {
 		return Result{}, err
 	}
@@ -119,8 +149,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		"--upstream-url", r.processor.URL(), "--upstream-key", blackbox.ProcessorKey,
 		// A site's hours in seconds: what takes five seconds outside takes one here.
 		"--upstream-timeout", "1s", "--probe-interval", "250ms",
-		"--breaker-failures", "8", "--breaker-window", "5s", "--breaker-open", "400ms",
-	}}, &r.tally)
+		"--breaker-failures", strconv.Itoa(r.conditions.opens), "--breaker-window", "5s", "--breaker-open", "400ms",
+		"--shards", strconv.Itoa(r.conditions.shards),
+	}}, &r.history, &r.tally)
 	defer r.box.kill()
 
 	err = r.play(ctx)
@@ -250,6 +281,10 @@ func (r *round) audit(ctx context.Context) error {
 		if bytes.Contains(log, []byte(secret)) {
 			r.history.problem("INV-23 secret in the log", secret)
 		}
+	}
+	if at := bytes.Index(log, []byte("panic")); at >= 0 {
+		line := log[bytes.LastIndexByte(log[:at], '\n')+1:]
+		r.history.problem("INV-25 panic in the log", string(line[:min(len(line), logLineMax)]))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,12 +68,9 @@ func playRound(ctx context.Context, t *testing.T, binary, top string, seed uint6
 		t.Errorf("seed %d: %v", seed, err)
 	}
 	t.Logf("seed %d, played in %s\n%s", seed, time.Since(began).Round(time.Millisecond), result.Tally)
-	for i, f := range result.Findings {
-		if i == findingsShown {
-			t.Errorf("… and %d more findings", len(result.Findings)-i)
-			break
-		}
-		t.Errorf("seed %d: %s", seed, f)
+	report(t, seed, result.Findings)
+	if t.Failed() {
+		t.Logf("the end of the box's log:\n%s", tail(filepath.Join(dir, "box.log")))
 	}
 	if err != nil {
 		return // a round that broke off met less than it was meant to
@@ -88,8 +86,39 @@ func playRound(ctx context.Context, t *testing.T, binary, top string, seed uint6
 	}
 }
 
-// findingsShown is how many findings of a round are printed: one defect may touch a thousand payments.
-const findingsShown = 40
+// findingsShown is how many findings of a rule are printed: one defect may touch a thousand payments.
+const findingsShown = 6
+
+func report(t *testing.T, seed uint64, findings []Finding) {
+	t.Helper()
+	count := map[Rule]int{}
+	for _, f := range findings {
+		if count[f.Rule]++; count[f.Rule] <= findingsShown {
+			t.Errorf("seed %d: %s", seed, f)
+		}
+	}
+	for rule, n := range count {
+		if n > findingsShown {
+			t.Errorf("seed %d: %s: %d in all", seed, rule, n)
+		}
+	}
+}
+
+// tail returns the last lines of a file: where a test runs far away, its folder is gone with the machine.
+func tail(file string) string {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	lines = lines[max(0, len(lines)-tailLines):]
+	for i, line := range lines {
+		lines[i] = line[:min(len(line), logLineMax)]
+	}
+	return strings.Join(lines, "\n")
+}
+
+const tailLines = 25
 
 // awake plants defects into the evidence of the round that was just played, to see that the judge would have
 // caught them there too, and not only among the few payments of its own tests.

@@ -81,7 +81,7 @@ func serveToybox(args []string) {
 	b := &toybox{bug: strings.TrimPrefix(filepath.Base(os.Args[0]), toyPrefix), payments: map[string]*toyPayment{}, index: map[string]string{}}
 	flags.StringVar(&b.upstream, "upstream-url", "", "")
 	flags.StringVar(&b.key, "upstream-key", "", "")
-	for _, name := range []string{"upstream-timeout", "probe-interval", "breaker-failures", "breaker-window", "breaker-open"} {
+	for _, name := range []string{"upstream-timeout", "probe-interval", "breaker-failures", "breaker-window", "breaker-open", "shards"} {
 		flags.String(name, "", "")
 	}
 	_ = flags.Parse(args)
@@ -302,7 +302,7 @@ func (b *toybox) send(client *http.Client, p *toyPayment) {
 		Amount               int64
 	}
 	sound := err == nil && json.Unmarshal(content, &object) == nil && object.ID != "" && object.Amount == p.Amount && object.Currency == p.Currency
-	status := p.Status
+	var status string
 	switch {
 	case answer.StatusCode == 200 && (sound || b.bug == bugLenient):
 		status = "succeeded"
