@@ -97,7 +97,7 @@ func fsyncProbe(tb testing.TB, dir string) time.Duration {
 		if _, err := f.WriteAt(page, int64(i)*4096); err != nil {
 			tb.Fatal(err)
 		}
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		if err := datasync(f); err != nil {
 			tb.Fatal(err)
 		}
 		times = append(times, time.Since(began))

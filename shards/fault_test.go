@@ -213,7 +213,6 @@ func TestDiskFull(t *testing.T) {
 func TestOpenOnFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
-	d := shardstest.NewDisk(t, dir)
 	s, err := shards.Open(ctx, dir, options())
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +223,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d = shardstest.NewDisk(t, killed)
+	d := shardstest.NewDisk(t, killed)
 	d.Limit(t, 1)
 	s = shardstest.OpenDir(t, killed, options())
 	if n := count(t, s.Shard(0)); n != 5 {
@@ -257,7 +256,9 @@ func TestCheckpointFails(t *testing.T) {
 	if sh.Err() != nil {
 		t.Errorf("the shard is out: %v", sh.Err())
 	}
-	_ = s
+	if s.Healthy() != 1 {
+		t.Errorf("%d healthy", s.Healthy())
+	}
 }
 
 // A slow fsync: the queue fills, the excess is refused, nothing is lost.

@@ -52,17 +52,13 @@ func (r *reserve) fill() error {
 	if err != nil {
 		return err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, r.size)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = zeros(f, r.size)
-	}
-	if err != nil {
+	if err = allocate(f, r.size); err != nil {
 		err = errors.Join(err, f.Truncate(0))
 	}
 	return errors.Join(err, f.Close())
 }
 
-// zeros fills a file on file systems that cannot allocate without writing.
+// zeros is allocate for file systems that cannot do so without writing.
 func zeros(f *os.File, size int64) error {
 	block := make([]byte, 1<<20)
 	for off := int64(0); off < size; {
