@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tenderbox/tenants"
@@ -19,8 +18,7 @@ type Alarm struct {
 
 // alarms holds what is raised, by code and subject.
 type alarms struct {
-	count  atomic.Int64 // of raised
-	mu     sync.Mutex   // guards raised
+	mu     sync.Mutex // guards raised
 	raised map[alarmKey]Alarm
 }
 
@@ -43,20 +41,14 @@ func (a *alarms) raise(k alarmKey, at time.Time, detail string) bool {
 		return false
 	}
 	a.raised[k] = Alarm{k.code, at, detail}
-	a.count.Store(int64(len(a.raised)))
 	return true
 }
 
-// clear takes an alarm back. It is cheap where none is raised, for it is called on
-// the way of every payment.
+// clear takes an alarm back.
 func (a *alarms) clear(k alarmKey) {
-	if a.count.Load() == 0 {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.raised, k)
-	a.count.Store(int64(len(a.raised)))
 }
 
 // of returns the tenant's alarms; of "" every one.

@@ -71,7 +71,6 @@ type Ledger struct {
 	ids      *ids
 	keys     *keys
 	exposure *exposure
-	space    *space
 	alarms   *alarms
 	waiters  *waiters
 	runner   *jobs.Runner
@@ -94,7 +93,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters(),
-		space: &space{dir: o.Dir, reserve: diskReserve}, lineBack: newPoke(), publish: newPoke()}
+		lineBack: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})

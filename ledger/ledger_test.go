@@ -459,30 +459,3 @@ func TestListAndReport(t *testing.T) {
 		t.Fatalf("empty range: %v", err)
 	}
 }
-
-// With only the reserve left nothing new is accepted, and what was accepted settles.
-func TestDiskReserve(t *testing.T) {
-	b := openBox(t, t.TempDir(), testOptions{})
-	b.cut(false)
-	b.cut(true)
-	id := b.pay("k", validPayment()).ID
-	b.space.reserve = 1 << 62
-	b.space.asked.Store(0)
-	if _, _, err := b.Pay(t.Context(), testTenant, "k2", validPayment()); code(err) != "disk_full" {
-		t.Fatalf("accepted into the reserve: %v", err)
-	}
-	if _, replayed, err := b.Pay(t.Context(), testTenant, "k", validPayment()); err != nil || !replayed {
-		t.Fatalf("replay refused: %v", err)
-	}
-	if a := b.alarms.of(""); len(a) != 1 || a[0].Code != "disk_full" {
-		t.Fatalf("alarms %+v", a)
-	}
-	b.cut(false)
-	b.settled(id)
-	b.space.reserve = diskReserve
-	b.space.asked.Store(0)
-	b.pay("k2", validPayment())
-	if a := b.alarms.of(""); len(a) != 0 {
-		t.Fatalf("alarms after the disk has room again: %+v", a)
-	}
-}

@@ -28,7 +28,7 @@ func (p *part) refresh(ctx context.Context) error {
 	if p.shard.Err() != nil || !p.journal.stale(p.shard.Generation()) {
 		return nil
 	}
-	return p.shard.Update(ctx, func(tx *shards.Tx) error {
+	return p.shard.UpdateReserved(ctx, func(tx *shards.Tx) error {
 		tx.Attach(look{})
 		return nil
 	})

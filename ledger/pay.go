@@ -73,9 +73,6 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	if err != nil {
 		return Payment{}, notFound("tenant")
 	}
-	if err := l.room(); err != nil {
-		return Payment{}, err
-	}
 	now := l.clock.now()
 	slot := l.slotFor(t, key, p)
 	shard := l.set.Shard(slot)

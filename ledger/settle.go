@@ -233,8 +233,10 @@ func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
 	return acc, err
 }
 
+// update writes what brings an accepted payment further; a full disk holds a
+// reserve for it.
 func (l *Ledger) update(ctx context.Context, s *send, fn func(tx *shards.Tx) error) error {
-	return l.shardOf(s.payment.ID).Update(ctx, fn)
+	return l.shardOf(s.payment.ID).UpdateReserved(ctx, fn)
 }
 
 // review gives the payment to a person. It returns errReview when that is durable.

@@ -108,6 +108,7 @@ func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 	for _, q := range stats {
 		s.Queues = append(s.Queues, queueStatus(q))
 	}
+	l.watchDisk()
 	s.Alarms = l.alarms.of(t)
 	accounts := []*upstream.Account{acc}
 	if t == "" {
@@ -184,10 +185,21 @@ func (l *Ledger) Shards() []ShardStatus {
 
 // Ready reports whether payments can be taken, and what is degraded.
 func (l *Ledger) Ready() (ok bool, degraded []string) {
+	l.watchDisk()
 	for _, a := range l.alarms.of("") {
 		degraded = append(degraded, a.Code)
 	}
 	return len(l.healthy()) > 0, slices.Compact(degraded)
+}
+
+// watchDisk keeps the alarm of a full disk true.
+func (l *Ledger) watchDisk() {
+	k := alarmKey{code: "disk_full"}
+	if !l.set.Full() {
+		l.alarms.clear(k)
+		return
+	}
+	l.raise(k, "new payments are refused; settling goes on from the reserve")
 }
 
 // BoxID names this box for ever: a copy of its folder carries the same.
