@@ -233,10 +233,16 @@ func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
 	return acc, err
 }
 
-// update writes what brings an accepted payment further; a full disk holds a
-// reserve for it.
+// update writes what brings an accepted payment further. A full disk holds a
+// reserve for it, which is given free by the write that finds the disk full: that
+// one is repeated.
 func (l *Ledger) update(ctx context.Context, s *send, fn func(tx *shards.Tx) error) error {
-	return l.shardOf(s.payment.ID).UpdateReserved(ctx, fn)
+	sh := l.shardOf(s.payment.ID)
+	err := sh.UpdateReserved(ctx, fn)
+	if errors.Is(err, shards.ErrFull) {
+		err = sh.UpdateReserved(ctx, fn)
+	}
+	return err
 }
 
 // review gives the payment to a person. It returns errReview when that is durable.

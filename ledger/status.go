@@ -195,7 +195,7 @@ func (l *Ledger) Ready() (ok bool, degraded []string) {
 // watchDisk keeps the alarm of a full disk true.
 func (l *Ledger) watchDisk() {
 	k := alarmKey{code: "disk_full"}
-	if !l.set.Full() {
+	if !l.set.Short() {
 		l.alarms.clear(k)
 		return
 	}
