@@ -44,6 +44,8 @@ type options struct {
 	connections []int
 	backlog     int
 	starts      int
+	profile     string
+	serve       []string
 }
 
 func main() {
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	var o options
-	var connections string
+	var connections, serve string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&o.dir, "dir", "bin", "folder on the disk to measure; a folder below it is made and removed")
 	flags.DurationVar(&o.duration, "duration", 3*time.Second, "length of one measurement")
@@ -75,12 +77,15 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&connections, "connections", "1,64,256", "numbers of connections")
 	flags.IntVar(&o.backlog, "backlog", 5000, "payments that wait when the line returns; 0 leaves the drain out")
 	flags.IntVar(&o.starts, "starts", 5, "starts on an empty folder")
+	flags.StringVar(&serve, "serve", "", "more `flags` of tenderbox serve for the box that takes payments, such as '--shards 1'")
+	flags.StringVar(&o.profile, "profile", "", "instead of the table, say where the box's CPU time goes, and write a profile to this file")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
 		return err
 	}
+	o.serve = strings.Fields(serve)
 	for _, field := range strings.Split(connections, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(field))
 		if err != nil || n < 1 {
@@ -107,11 +112,14 @@ func measure(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(top)) }()
+	printMachine(top)
+	if o.profile != "" {
+		return profile(ctx, o, top)
+	}
 	binary, err := blackbox.Build(ctx, top)
 	if err != nil {
 		return err
 	}
-	printMachine(top)
 
 	before, err := probeDisk(top)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,5 +186,37 @@ func TestProbeDisk(t *testing.T) {
 	got, err := probeDisk(t.TempDir())
 	if err != nil || got.p50 <= 0 || got.p99 < got.p50 {
 		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestPrintParts(t *testing.T) {
+	const traces = `File: tenderbox
+Type: cpu
+-----------+-------------------------------------------------------
+     1.50s   internal/runtime/syscall/linux.Syscall6
+             modernc.org/sqlite/lib._walFrames
+             tenderbox/shards.(*writer).run
+-----------+-------------------------------------------------------
+    stream:  EVENTS
+     500ms   runtime.mallocgc
+             modernc.org/sqlite.(*stmt).exec
+-----------+-------------------------------------------------------
+`
+	var out strings.Builder
+	if err := printParts(&out, traces, 10_000); err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{
+		{"shards:", "commit", "(pages,", "fsync)", "150.0", "75", "%"},
+		{"shards:", "the", "transaction's", "SQL", "50.0", "25", "%"},
+		{"all", "200.0", "100", "%"},
+	}
+	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n")[1:] {
+		if !slices.Equal(strings.Fields(line), want[i]) {
+			t.Errorf("line %d is %q", i, line)
+		}
+	}
+	if err := printParts(&out, "nothing", 1); err == nil {
+		t.Error("an empty profile was taken")
 	}
 }

@@ -67,7 +67,12 @@ func startNoop(ctx context.Context) (*server, error) {
 
 // startBox runs the box on a folder.
 func startBox(ctx context.Context, binary, data string, args ...string) (*server, error) {
-	process, err := blackbox.Serve(blackbox.ServeOptions{Binary: binary, Data: data, Args: append([]string{"--log-level", "error"}, args...), Log: os.Stderr})
+	return startProcess(ctx, blackbox.ServeOptions{Binary: binary, Data: data, Args: args})
+}
+
+func startProcess(ctx context.Context, o blackbox.ServeOptions) (*server, error) {
+	o.Args, o.Log = append(o.Args, "--log-level", "error"), os.Stderr
+	process, err := blackbox.Serve(o)
 	if err != nil {
 		return nil, err
 	}

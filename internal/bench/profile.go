@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"tenderbox/internal/blackbox"
+)
+
+const (
+	// profileEnv tells the probe where to write.
+	profileEnv = "BENCH_CPU_PROFILE"
+	// profileConnections is where the goal of the rate is set.
+	profileConnections = 64
+)
+
+// probe is a file of cmd/tenderbox that exists only in the build made here, by way of `go build -overlay`: the box that is
+// shipped holds no such hook. It profiles between two SIGUSR1.
+const probe = `package main
+
+import (
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+)
+
+func init() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	go func() {
+		<-signals
+		f, err := os.Create(os.Getenv("` + profileEnv + `"))
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			panic(err)
+		}
+		<-signals
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			panic(err)
+		}
+		if err := os.WriteFile(f.Name()+".done", nil, 0o600); err != nil {
+			panic(err)
+		}
+	}()
+}
+`
+
+// part is a share of the box's CPU time: the stacks in which one of the names stands, and that no part above took.
+type part struct {
+	what  string
+	names []string
+}
+
+// parts are tried in this order.
+var parts = []part{
+	{"garbage collection", []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.gcStart"}},
+	{"journal: reading it for queue and events", []string{"ledger.readJournal"}},
+	{"event stream (NATS)", []string{"nats-server/", "nats.go", "tenderbox/bus."}},
+	{"queue (bbolt)", []string{"bbolt.", "tenderbox/store.", "tenderbox/jobs."}},
+	{"relay: the rest", []string{"ledger.(*Ledger).relay", "ledger.(*Ledger).publish"}},
+	{"shards: checkpoint", []string{"walCheckpoint"}},
+	{"shards: commit (pages, fsync)", []string{"_vdbeCommit", "_sqlite3BtreeCommitPhase", "_walFrames"}},
+	{"shards: the transaction's SQL", []string{"modernc.org/sqlite"}},
+	{"shards: the rest of the writer", []string{"shards.(*writer)"}},
+	{"HTTP: ledger", []string{"ledger.(*Ledger).Pay"}},
+	{"HTTP: routing, decoding, encoding", []string{"tenderbox/web.", "huma", "httprouter", "encoding/json"}},
+	{"HTTP: net/http", []string{"net/http."}},
+	{"scheduler and network poller", []string{"runtime."}},
+}
+
+// profile prints where the CPU time of payments at 64 connections goes.
+func profile(ctx context.Context, o options, top string) error {
+	source, err := filepath.Abs("cmd/tenderbox")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(source); err != nil {
+		return fmt.Errorf("-profile builds from the top of the checkout: %w", err)
+	}
+	written := filepath.Join(top, "probe.go")
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(source, "zz_profile_of_bench.go"): written}})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(written, []byte(probe), 0o600), os.WriteFile(filepath.Join(top, "overlay.json"), overlay, 0o600)); err != nil {
+		return err
+	}
+	binary, err := blackbox.Build(ctx, top, "-ldflags=", "-overlay", filepath.Join(top, "overlay.json"))
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(top, "profiled")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return err
+	}
+	file := filepath.Join(top, "cpu.pprof")
+	box, err := startProcess(ctx, blackbox.ServeOptions{
+		Binary: binary, Data: data, Env: []string{profileEnv + "=" + file},
+		Args: append([]string{"--upstream-url", deadLine, "--upstream-key", blackbox.ProcessorKey}, o.serve...),
+	})
+	if err != nil {
+		return err
+	}
+	defer box.stop()
+	if _, err := look(ctx, box, load{run: "warm", connections: profileConnections, duration: warmup}); err != nil {
+		return err
+	}
+	if err := box.process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	w, err := look(ctx, box, load{run: "profile", connections: profileConnections, duration: time.Duration(o.rounds) * o.duration})
+	if err != nil {
+		return err
+	}
+	if err := box.process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, graceMax)
+	defer cancel()
+	if err := blackbox.Poll(waiting, quietEvery, func() (bool, error) {
+		_, err := os.Stat(file + ".done")
+		return err == nil, nil
+	}); err != nil {
+		return fmt.Errorf("the profile is not written: %w", err)
+	}
+	traces, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-traces", binary, file).Output()
+	if err != nil {
+		return fmt.Errorf("go tool pprof: %w", err)
+	}
+	if err := printParts(os.Stdout, string(traces), w.done); err != nil {
+		return err
+	}
+	fmt.Printf("%d payments at %d connections, %.0f/s, the work after the answers included\n", w.done, profileConnections, w.rate())
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.profile, content, 0o600)
+}
+
+// printParts adds up the stacks by part and prints them.
+func printParts(out io.Writer, traces string, payments int) error {
+	stacks, err := parseTraces(traces)
+	if err != nil {
+		return err
+	}
+	shares, total := map[string]time.Duration{}, time.Duration(0)
+	for _, s := range stacks {
+		shares[partOf(s.frames)] += s.took
+		total += s.took
+	}
+	names := make([]string, 0, len(shares))
+	for name := range shares {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return int(shares[b] - shares[a]) })
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "part\tµs a payment\tshare")
+	for _, name := range append(names, "all") {
+		took := shares[name]
+		if name == "all" {
+			took = total
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%.1f\t%.0f %%\n", name, float64(took)/float64(time.Microsecond)/float64(payments), 100*float64(took)/float64(total))
+	}
+	return table.Flush()
+}
+
+// partOf finds the part that a stack belongs to.
+func partOf(frames []string) string {
+	for _, p := range parts {
+		for _, name := range p.names {
+			if slices.ContainsFunc(frames, func(frame string) bool { return strings.Contains(frame, name) }) {
+				return p.what
+			}
+		}
+	}
+	return "the rest"
+}
+
+// stack is one line of calls, the innermost first, and the time that was found in it.
+type stack struct {
+	took   time.Duration
+	frames []string
+}
+
+// parseTraces reads what `go tool pprof -traces` prints: blocks between rules, each beginning with a time.
+func parseTraces(traces string) ([]stack, error) {
+	var stacks []stack
+	fresh := false // a rule has just been seen
+	lines := bufio.NewScanner(strings.NewReader(traces))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		switch {
+		case strings.HasPrefix(line, "-----"):
+			fresh = true
+		case line == "":
+		case fresh:
+			value, frame, _ := strings.Cut(line, " ")
+			if strings.HasSuffix(value, ":") {
+				continue // a label; the time follows
+			}
+			fresh = false
+			took, err := time.ParseDuration(value)
+			if err != nil {
+				return nil, fmt.Errorf("profile: %q: %w", line, err)
+			}
+			stacks = append(stacks, stack{took, []string{strings.TrimSpace(frame)}})
+		case len(stacks) > 0:
+			last := &stacks[len(stacks)-1]
+			last.frames = append(last.frames, line)
+		}
+	}
+	if len(stacks) == 0 {
+		return nil, errors.Join(errors.New("the profile is empty"), lines.Err())
+	}
+	return stacks, lines.Err()
+}
