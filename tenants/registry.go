@@ -22,11 +22,12 @@ const tenantsMax = 10_000
 
 // What a change may be refused for, besides an *[InvalidError] and the errors of the store.
 var (
-	ErrExists     = errors.New("a tenant of this name exists or has existed")
-	ErrNotFound   = errors.New("no such tenant")
-	ErrDomainUsed = errors.New("the domain belongs to another tenant")
-	ErrEnabled    = errors.New("only a disabled tenant can be removed")
-	ErrTooMany    = fmt.Errorf("a box holds at most %d tenants, removed ones included", tenantsMax)
+	ErrExists      = errors.New("a tenant of this name exists or has existed")
+	ErrNotFound    = errors.New("no such tenant")
+	ErrDomainUsed  = errors.New("the domain belongs to another tenant")
+	ErrAccountUsed = errors.New("the upstream account belongs to another tenant; the same account under another name is fine")
+	ErrEnabled     = errors.New("only a disabled tenant can be removed")
+	ErrTooMany     = fmt.Errorf("a box holds at most %d tenants, removed ones included", tenantsMax)
 )
 
 // Options tune a Registry. The zero value works.
@@ -192,7 +193,7 @@ func (r *Registry) List() []Tenant {
 // BaseDomain is the one that the registry was opened with, normalised.
 func (r *Registry) BaseDomain() string { return r.snapshot.Load().baseDomain }
 
-// Add makes a tenant and its API key, which is returned here and never again. Errors: ErrExists, ErrDomainUsed, ErrTooMany,
+// Add makes a tenant and its API key, which is returned here and never again. Errors: ErrExists, ErrDomainUsed, ErrAccountUsed, ErrTooMany,
 // *InvalidError, or the store's (of store.ErrUnknown: the tenant may exist; rotate its key).
 func (r *Registry) Add(ctx context.Context, n New) (_ Tenant, key string, err error) {
 	e := &entry{Tenant: Tenant{ID: n.ID, Domains: n.Domains, Offline: n.Offline, Upstream: n.Upstream, RateLimit: n.RateLimit,
@@ -235,12 +236,12 @@ func (s *snapshot) newKeyFor(e *entry) string {
 // of creation stay what they are whatever fn does. An error of fn is returned as it is.
 func (r *Registry) Update(ctx context.Context, id ID, fn func(*Tenant) error) (Tenant, error) {
 	e, err := r.change(ctx, id, func(_ *snapshot, e *entry) error {
-		fixed := e.Tenant
-		if err := fn(&e.Tenant); err != nil {
+		t := e.Tenant
+		if err := fn(&t); err != nil {
 			return err
 		}
-		e.ID, e.KeyPrefix, e.CreatedAt = fixed.ID, fixed.KeyPrefix, fixed.CreatedAt
-		e.Tenant = e.clone() // fn may have kept what it put in
+		t.ID, t.KeyPrefix, t.CreatedAt = e.ID, e.KeyPrefix, e.CreatedAt
+		e.Tenant = t.clone() // fn may keep what it was given and what it put in
 		return e.normalise(r.BaseDomain())
 	})
 	if err != nil {
@@ -349,6 +350,14 @@ func (r *Registry) store(ctx context.Context, s *snapshot, e *entry) error {
 	for _, d := range e.Domains {
 		if owner, taken := s.byDomain[d]; taken && owner != e.ID {
 			return fmt.Errorf("%w: %s", ErrDomainUsed, d)
+		}
+	}
+	// An account is known upstream by address and name: two tenants under one name would send each other's money with their keys.
+	if u := e.Upstream; u != nil {
+		for _, other := range s.byID {
+			if o := other.Upstream; other.ID != e.ID && o != nil && o.URL == u.URL && o.Account == u.Account {
+				return ErrAccountUsed
+			}
 		}
 	}
 	if err := r.put(ctx, bucketTenants, []byte(e.ID), e.record(r.kr)); err != nil {

@@ -13,7 +13,7 @@ import (
 const (
 	domainsMax    = 32                // a shop has a handful of names; the index holds them all in memory
 	urlMax        = 2048              // bytes of an upstream base URL
-	accountMax    = 100               // bytes of an upstream account's name
+	accountMax    = 128               // characters of an upstream account's name
 	upstreamKey   = 512               // bytes of an upstream key; processors' are about 100
 	currenciesMax = 200               // ISO 4217 has fewer
 	rateMax       = 1_000_000         // requests a second; more than any box serves
@@ -54,7 +54,7 @@ type OfflineLimit struct {
 // Upstream is a processor's account of a tenant's own. URL and Account name it; the key may rotate.
 type Upstream struct {
 	URL     string // base; its /charges is called
-	Account string // a name for it; "" is one too
+	Account string // a name for it, of this tenant alone
 	Key     Secret
 }
 
@@ -146,22 +146,33 @@ func (t *Tenant) normalise(baseDomain string) error {
 	return errors.Join(errs...)
 }
 
-// normalise trims the slash that would make two spellings of one account.
+// normalise brings the address into its one spelling, because it is half of the account's name.
 func (u *Upstream) normalise() (errs []error) {
 	bad := func(field, message string) { errs = append(errs, &InvalidError{"upstream." + field, message}) }
-	u.URL = strings.TrimRight(u.URL, "/")
 	at, err := url.Parse(u.URL)
 	if err != nil || len(u.URL) > urlMax || (at.Scheme != "https" && at.Scheme != "http") || at.Hostname() == "" ||
-		at.User != nil || at.RawQuery != "" || at.Fragment != "" || at.Opaque != "" {
+		at.User != nil || at.RawQuery != "" || at.ForceQuery || strings.Contains(u.URL, "#") {
 		bad("url", "must be an https or http address without user, query or fragment")
+	} else {
+		at.Host = strings.ToLower(at.Host)
+		for scheme, port := range map[string]string{"https": ":443", "http": ":80"} {
+			if at.Scheme == scheme {
+				at.Host = strings.TrimSuffix(at.Host, port)
+			}
+		}
+		u.URL = strings.TrimRight(at.String(), "/")
 	}
-	if len(u.Account) > accountMax || !printable(u.Account) {
-		bad("account", fmt.Sprintf("at most %d printable ASCII characters", accountMax))
+	if u.Account == "" || len(u.Account) > accountMax || strings.ContainsFunc(u.Account, notInAccount) {
+		bad("account", fmt.Sprintf("must be 1 to %d letters, digits, dashes, dots or underscores", accountMax))
 	}
 	if u.Key == "" || len(u.Key) > upstreamKey || !printable(string(u.Key)) || strings.Contains(string(u.Key), " ") {
 		bad("key", "the account's secret key, printable ASCII without spaces")
 	}
 	return errs
+}
+
+func notInAccount(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '.' && r != '_'
 }
 
 func validCurrency(s string) bool {

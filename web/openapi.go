@@ -47,10 +47,15 @@ func apiConfig(version string) huma.Config {
 				},
 			},
 		},
-		Formats:       map[string]huma.Format{jsonType: {Marshal: func(w io.Writer, v any) error { return json.MarshalWrite(w, v) }}},
+		Formats: map[string]huma.Format{
+			jsonType: {Marshal: marshal},
+			"json":   {Marshal: marshal}, // what huma makes of application/problem+json
+		},
 		DefaultFormat: jsonType,
 	}
 }
+
+func marshal(w io.Writer, v any) error { return json.MarshalWrite(w, v) }
 
 // schemaName names schemas as the API's words, not as our types.
 func schemaName(t reflect.Type, hint string) string {

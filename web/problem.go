@@ -97,6 +97,7 @@ var sentinels = []struct {
 	{tenants.ErrNotFound, http.StatusNotFound, "tenant_unknown"},
 	{tenants.ErrExists, http.StatusConflict, "tenant_exists"},
 	{tenants.ErrDomainUsed, http.StatusConflict, "domain_used"},
+	{tenants.ErrAccountUsed, http.StatusConflict, "upstream_account_used"},
 	{tenants.ErrEnabled, http.StatusConflict, "tenant_enabled"},
 	{tenants.ErrTooMany, http.StatusConflict, "tenant_limit"},
 	{store.ErrFull, http.StatusInsufficientStorage, "disk_full"},

@@ -227,6 +227,7 @@ func register[I, O any, P input[I]](s *Server, op huma.Operation, who access, fn
 	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		x := exchangeOf(ctx)
 		x.route, x.hasBody = rt, hasBody
+		delete(x.r.Header, "Accept") // JSON is what there is; nothing is negotiated
 		err := s.authenticate(x, who)
 		if err == nil {
 			err = params.check(x.r.URL.RawQuery)

@@ -20,15 +20,15 @@ const tenantsPath = "/api/v1/tenants"
 
 // tenantView is a tenant as the operator sees it. Secrets are not shown, only whether they are set.
 type tenantView struct {
-	ID        tenants.ID             `json:"id"`
-	Object    string                 `json:"object" enum:"tenant"`
-	Domains   []string               `json:"domains"`
-	Disabled  bool                   `json:"disabled"`
-	Offline   map[string]offlineView `json:"offline" nullable:"true" doc:"By currency; a currency not named is refused offline. null: no limit at all."`
-	Upstream  *upstreamView          `json:"upstream" doc:"null: the box's own account."`
-	RateLimit *rateView              `json:"rate_limit" doc:"null: none of its own."`
-	KeyPrefix string                 `json:"key_prefix" doc:"The first characters of the API key."`
-	CreatedAt time.Time              `json:"created_at"`
+	ID        tenants.ID              `json:"id"`
+	Object    string                  `json:"object" enum:"tenant"`
+	Domains   []string                `json:"domains"`
+	Disabled  bool                    `json:"disabled"`
+	Offline   *map[string]offlineView `json:"offline" doc:"By currency; a currency not named is refused offline. null: no limit at all."`
+	Upstream  *upstreamView           `json:"upstream" doc:"null: the box's own account."`
+	RateLimit *rateView               `json:"rate_limit" doc:"null: none of its own."`
+	KeyPrefix string                  `json:"key_prefix" doc:"The first characters of the API key."`
+	CreatedAt time.Time               `json:"created_at"`
 }
 
 // tenantWithKey is a tenant whose key was just made.
@@ -332,10 +332,11 @@ func viewOf(t *tenants.Tenant) tenantView {
 		v.Domains = []string{}
 	}
 	if t.Offline != nil {
-		v.Offline = map[string]offlineView{}
+		limits := map[string]offlineView{}
 		for currency, l := range t.Offline {
-			v.Offline[currency] = offlineView(l)
+			limits[currency] = offlineView(l)
 		}
+		v.Offline = &limits
 	}
 	if u := t.Upstream; u != nil {
 		v.Upstream = &upstreamView{u.Account, u.URL}
