@@ -247,7 +247,7 @@ func TestJudgeOfABrokenRoundLooksAtAnswersOnly(t *testing.T) {
 }
 
 func TestIdleRoundIsNamed(t *testing.T) {
-	busy := Tally{Acknowledged: 1, NoAnswer: 1, Replays: 1, Contradicted: 1, Refused: 1, Killed: 1, Recovering: 1, Effects: 1, Fired: map[string]int64{"line cut": 1}}
+	busy := Tally{Acknowledged: 1, NoAnswer: 1, Replays: 1, Contradicted: 1, Refused: 1, Killed: 1, Recovering: 1, Effects: 1, Stuck: 1, Fired: map[string]int64{"line cut": 1}}
 	for _, k := range kinds {
 		busy.Fired[k.name] = 1
 	}

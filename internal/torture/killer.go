@@ -2,7 +2,11 @@ package torture
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -17,6 +21,9 @@ const (
 	inRecovery = 0.35 // killed again before it is ready, up to recoveriesMax times in a row
 	gracefully = 0.12 // SIGTERM, and waited for
 	halfway    = 0.13 // SIGTERM, then SIGKILL
+	// What is derived from the shards may be lost with a death: the queue's file, the event stream.
+	losesQueue  = 0.08
+	losesEvents = 0.08
 	// recoveriesMax bounds the deaths in a row.
 	recoveriesMax = 3
 )
@@ -61,6 +68,9 @@ func (r *round) killer(ctx context.Context) error {
 			r.tally.killed.Add(1)
 			r.box.kill()
 		}
+		if err := r.lose(random); err != nil {
+			return err
+		}
 		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || first && i == 0); i++ {
 			p, err := r.box.launch()
 			if err != nil {
@@ -79,4 +89,18 @@ func (r *round) killer(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// lose takes from a box that is dead, now and then, what it must be able to do without (INV-15).
+func (r *round) lose(random *rand.Rand) error {
+	var err error
+	if random.Float64() < losesQueue {
+		r.tally.queuesLost.Add(1)
+		err = os.RemoveAll(filepath.Join(r.box.options.Data, "jobs.db"))
+	}
+	if random.Float64() < losesEvents {
+		r.tally.eventsLost.Add(1)
+		err = errors.Join(err, os.RemoveAll(filepath.Join(r.box.options.Data, "bus")))
+	}
+	return err
 }

@@ -15,6 +15,7 @@ import (
 )
 
 var (
+	boxFlag      = flag.String("box", "", "binary to torture, such as one built with -race; empty builds this checkout's")
 	seedFlag     = flag.Uint64("seed", 0, "seed of the first round; 0 takes a new one")
 	roundsFlag   = flag.Int("rounds", 1, "rounds, each on a box of its own; seeds count up")
 	durationFlag = flag.Duration("duration", chaosDefault, "how long kills and faults go on in a round")
@@ -40,9 +41,11 @@ func TestTorture(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	binary, err := blackbox.Build(ctx, top)
-	if err != nil {
-		t.Fatal(err)
+	binary := *boxFlag
+	if binary == "" {
+		if binary, err = blackbox.Build(ctx, top); err != nil {
+			t.Fatal(err)
+		}
 	}
 	seed := *seedFlag
 	if seed == 0 {
