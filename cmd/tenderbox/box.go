@@ -172,7 +172,7 @@ func refused(server string, status int, content []byte) error {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return hint(err, "the operator's token is in DATA/operator.token")
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusConflict:
 		return hint(err, "`tenderbox tenant list` shows the tenants")
 	case http.StatusServiceUnavailable:
 		return hint(err, "`tenderbox status` says more; try again in a moment")

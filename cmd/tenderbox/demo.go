@@ -249,6 +249,9 @@ func (d *demo) until(ctx context.Context, what string, seen func(*ledger.Overvie
 	for {
 		var s ledger.Overview
 		if err := d.box.do(ctx, http.MethodGet, statusPath, nil, &s); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			return err
 		}
 		if seen(&s) {

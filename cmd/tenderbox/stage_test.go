@@ -130,8 +130,9 @@ func (s *stage) startWith(ts *testscript.TestScript, flags []string, stdout *os.
 	}
 	s.ended = make(chan error, 1)
 	go func(box *exec.Cmd, ended chan<- error) {
-		ended <- box.Wait()
+		err := box.Wait()
 		_ = s.notify.SetReadDeadline(time.Now()) // a box that left will not say READY
+		ended <- err                             // last: who receives it may start the next box
 	}(s.box, s.ended)
 	if err := s.notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return err
