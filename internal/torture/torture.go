@@ -36,6 +36,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,12 @@ const (
 	killerStream
 	clientStream // and those above: one a client
 )
+
+// signs are what the box's log must never show.
+var signs = map[string]*regexp.Regexp{
+	"INV-25 panic in the log": regexp.MustCompile(`\bpanic[:=]`),
+	"data race in the log":    regexp.MustCompile(`WARNING: DATA RACE`), // of a box built with -race
+}
 
 // Options describe a round.
 type Options struct {
@@ -282,9 +289,11 @@ func (r *round) audit(ctx context.Context) error {
 			r.history.problem("INV-23 secret in the log", secret)
 		}
 	}
-	if at := bytes.Index(log, []byte("panic")); at >= 0 {
-		line := log[bytes.LastIndexByte(log[:at], '\n')+1:]
-		r.history.problem("INV-25 panic in the log", string(line[:min(len(line), logLineMax)]))
+	for what, sign := range signs {
+		if at := sign.FindIndex(log); at != nil {
+			line := log[bytes.LastIndexByte(log[:at[0]], '\n')+1:]
+			r.history.problem(what, string(line[:min(len(line), logLineMax)]))
+		}
 	}
 	return nil
 }
