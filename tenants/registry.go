@@ -30,6 +30,16 @@ var (
 	ErrTooMany     = fmt.Errorf("a box holds at most %d tenants, removed ones included", tenantsMax)
 )
 
+// What the disk may refuse a change for: the store's errors, under a name that callers of this package know. Only after
+// ErrUnknown may the change have happened.
+var (
+	ErrFull        = store.ErrFull
+	ErrUnknown     = store.ErrUnknown
+	ErrOverloaded  = store.ErrOverloaded
+	ErrUnavailable = store.ErrUnavailable
+	ErrClosed      = store.ErrClosed
+)
+
 // Options tune a Registry. The zero value works.
 type Options struct {
 	BaseDomain string           // tenants are reached as ID.BaseDomain; "": not

@@ -11,7 +11,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"tenderbox/ledger"
-	"tenderbox/store"
 	"tenderbox/tenants"
 )
 
@@ -80,7 +79,7 @@ var kinds = map[ledger.Kind]int{
 	ledger.Full:        http.StatusInsufficientStorage,
 }
 
-// sentinels maps the refusals of tenants and store.
+// sentinels maps the refusals of tenants.
 var sentinels = []struct {
 	err  error
 	as   int
@@ -100,11 +99,11 @@ var sentinels = []struct {
 	{tenants.ErrAccountUsed, http.StatusConflict, "upstream_account_used"},
 	{tenants.ErrEnabled, http.StatusConflict, "tenant_enabled"},
 	{tenants.ErrTooMany, http.StatusConflict, "tenant_limit"},
-	{store.ErrFull, http.StatusInsufficientStorage, "disk_full"},
-	{store.ErrUnknown, http.StatusServiceUnavailable, "outcome_unknown"},
-	{store.ErrOverloaded, http.StatusServiceUnavailable, "overloaded"},
-	{store.ErrUnavailable, http.StatusServiceUnavailable, "unavailable"},
-	{store.ErrClosed, http.StatusServiceUnavailable, "unavailable"},
+	{tenants.ErrFull, http.StatusInsufficientStorage, "disk_full"},
+	{tenants.ErrUnknown, http.StatusServiceUnavailable, "outcome_unknown"},
+	{tenants.ErrOverloaded, http.StatusServiceUnavailable, "overloaded"},
+	{tenants.ErrUnavailable, http.StatusServiceUnavailable, "unavailable"},
+	{tenants.ErrClosed, http.StatusServiceUnavailable, "unavailable"},
 }
 
 // explain turns any error into what the client is told. known is false for one that nobody foresaw: it is for the log.

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"tenderbox/ledger"
-	"tenderbox/store"
-	"tenderbox/store/storetest"
 	"tenderbox/tenants"
 )
 
@@ -163,7 +161,12 @@ func newTestServer(t testing.TB, edit func(*Options)) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry, err := tenants.Open(storetest.Open(t, store.Options{}), kr, tenants.Options{BaseDomain: "box.example"})
+	file, _, err := tenants.OpenFile(filepath.Join(t.TempDir(), "box.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	registry, err := tenants.Open(file, kr, tenants.Options{BaseDomain: "box.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
