@@ -8,15 +8,15 @@ import (
 
 // Why a request's caller is refused. Messages are safe to show; none tells whether a foreign tenant exists.
 var (
-	ErrAuthMissing     = errors.New("no API key: send Authorization: Bearer KEY")                        // 401
-	ErrAuthInvalid     = errors.New("the API key is not valid")                                          // 401
-	ErrHeaderDuplicate = errors.New("Authorization and X-Tenant-ID may be given once, with one value")   // 400
-	ErrTenantInvalid   = errors.New("the request names a tenant that cannot exist")                      // 400
-	ErrTenantMissing   = errors.New("the operator's token acts for the tenant that the request names")   // 400
-	ErrTenantMismatch  = errors.New("the request names another tenant than the one that the key is for") // 403
-	ErrTenantDisabled  = errors.New("the tenant is disabled")                                            // 403
-	ErrOperatorOnly    = errors.New("only the operator may do this")                                     // 403
-	ErrTenantUnknown   = errors.New("no such tenant")                                                    // 404, told to the operator only
+	ErrAuthMissing     = errors.New("no API key: send Authorization: Bearer KEY")                                  // 401
+	ErrAuthInvalid     = errors.New("the API key is not valid")                                                    // 401
+	ErrHeaderDuplicate = errors.New("the headers Authorization and X-Tenant-ID may be given once, with one value") // 400
+	ErrTenantInvalid   = errors.New("the request names a tenant that cannot exist")                                // 400
+	ErrTenantMissing   = errors.New("the operator's token acts for the tenant that the request names")             // 400
+	ErrTenantMismatch  = errors.New("the request names another tenant than the one that the key is for")           // 403
+	ErrTenantDisabled  = errors.New("the tenant is disabled")                                                      // 403
+	ErrOperatorOnly    = errors.New("only the operator may do this")                                               // 403
+	ErrTenantUnknown   = errors.New("no such tenant")                                                              // 404, told to the operator only
 )
 
 // Credentials are the parts of a request that say who is calling, as they came.
