@@ -92,13 +92,7 @@ func measureDrain(ctx context.Context, n int, latency time.Duration, binary, dat
 	if err := processor.Restore(ctx); err != nil {
 		return nil, err
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, drainMax, errors.New("the backlog does not drain"))
-	defer cancel()
-	err = blackbox.Poll(waiting, backlogPoll, func() (bool, error) {
-		left, err := box.backlog(waiting)
-		return left == 0, err
-	})
-	if err != nil {
+	if err := box.settled(ctx); err != nil {
 		return nil, err
 	}
 	d.settled = time.Since(back)
@@ -127,6 +121,16 @@ func measureDrain(ctx context.Context, n int, latency time.Duration, binary, dat
 	box.stop()
 	d.bare, err = measureLoop(ctx, n, d.concurrency, latency)
 	return d, err
+}
+
+// settled waits until the box calls nothing unsettled.
+func (s *server) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, drainMax, errors.New("the backlog does not drain"))
+	defer cancel()
+	return blackbox.Poll(ctx, backlogPoll, func() (bool, error) {
+		left, err := s.backlog(ctx)
+		return left == 0, err
+	})
 }
 
 // backlog is how many payments the box calls unsettled.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"tenderbox/internal/blackbox"
+	"tenderbox/upstream/simulator"
 )
 
 const (
@@ -72,19 +73,22 @@ var parts = []part{
 	{"garbage collection", []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.gcStart"}},
 	{"journal: reading it for queue and events", []string{"ledger.readJournal"}},
 	{"event stream (NATS)", []string{"nats-server/", "nats.go", "tenderbox/bus."}},
-	{"queue (bbolt)", []string{"bbolt.", "tenderbox/store.", "tenderbox/jobs."}},
+	{"queue (bbolt)", []string{"bbolt.", "tenderbox/store.", "jobs.(*Engine)"}},
+	{"upstream's client", []string{"tenderbox/upstream."}},
 	{"relay: the rest", []string{"ledger.(*Ledger).relay", "ledger.(*Ledger).publish"}},
 	{"shards: checkpoint", []string{"walCheckpoint"}},
 	{"shards: commit (pages, fsync)", []string{"_vdbeCommit", "_sqlite3BtreeCommitPhase", "_walFrames"}},
 	{"shards: the transaction's SQL", []string{"modernc.org/sqlite"}},
 	{"shards: the rest of the writer", []string{"shards.(*writer)"}},
+	{"settler: the rest", []string{"ledger.(*Ledger).settle", "ledger.(*Ledger).seal", "ledger.(*Ledger).record"}},
 	{"HTTP: ledger", []string{"ledger.(*Ledger).Pay"}},
 	{"HTTP: routing, decoding, encoding", []string{"tenderbox/web.", "huma", "httprouter", "encoding/json"}},
 	{"HTTP: net/http", []string{"net/http."}},
 	{"scheduler and network poller", []string{"runtime."}},
 }
 
-// profile prints where the CPU time of payments at 64 connections goes.
+// profile prints where the CPU time goes of payments at 64 connections, and of the drain of a backlog. The second
+// profile's file has .drain at its end.
 func profile(ctx context.Context, o options, top string) error {
 	source, err := filepath.Abs("cmd/tenderbox")
 	if err != nil {
@@ -105,30 +109,84 @@ func profile(ctx context.Context, o options, top string) error {
 	if err != nil {
 		return err
 	}
-	data := filepath.Join(top, "profiled")
+
+	processor, err := blackbox.StartProcessor(simulator.Options{})
+	if err != nil {
+		return err
+	}
+	defer processor.Close()
+	processor.Cut()
+	p := &profiled{binary: binary, upstream: processor.URL(), serve: o.serve}
+	err = p.run(ctx, filepath.Join(top, "payments"), o.profile, func(begin func() error) (int, error) {
+		if _, err := look(ctx, p.box, load{run: "warm", connections: profileConnections, duration: warmup}); err != nil {
+			return 0, err
+		}
+		if err := begin(); err != nil {
+			return 0, err
+		}
+		w, err := look(ctx, p.box, load{run: "profile", connections: profileConnections, duration: time.Duration(o.rounds) * o.duration})
+		if err != nil {
+			return 0, err
+		}
+		fmt.Printf("%d payments at %d connections, %.0f/s; the work after the answers is in it\n", w.done, profileConnections, w.rate())
+		return w.done, nil
+	})
+	if err != nil || o.backlog == 0 {
+		return err
+	}
+	return p.run(ctx, filepath.Join(top, "drain"), o.profile+".drain", func(begin func() error) (int, error) {
+		w, err := drive(ctx, load{address: p.box.address, key: p.box.key, run: "backlog", connections: backlogConnections, count: o.backlog})
+		if err == nil {
+			err = p.box.rest(ctx)
+		}
+		if err == nil {
+			err = begin()
+		}
+		if err == nil {
+			err = processor.Restore(ctx)
+		}
+		if err == nil {
+			err = p.box.settled(ctx)
+		}
+		if err == nil {
+			err = p.box.rest(ctx)
+		}
+		if err != nil {
+			return 0, err
+		}
+		fmt.Printf("\nDrain of %d payments\n", w.done)
+		return w.done, nil
+	})
+}
+
+// profiled runs the box that was built with the probe.
+type profiled struct {
+	binary, upstream string
+	serve            []string
+	box              *server
+}
+
+// run starts the box, has work done that calls begin where the profile is to begin and returns how many payments it was
+// about, and prints the parts.
+func (p *profiled) run(ctx context.Context, data, keep string, work func(begin func() error) (int, error)) error {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return err
 	}
-	file := filepath.Join(top, "cpu.pprof")
-	box, err := startProcess(ctx, blackbox.ServeOptions{
-		Binary: binary, Data: data, Env: []string{profileEnv + "=" + file},
-		Args: append([]string{"--upstream-url", deadLine, "--upstream-key", blackbox.ProcessorKey}, o.serve...),
+	file := data + ".pprof"
+	var err error
+	p.box, err = startProcess(ctx, blackbox.ServeOptions{
+		Binary: p.binary, Data: data, Env: []string{profileEnv + "=" + file},
+		Args: append([]string{"--upstream-url", p.upstream, "--upstream-key", blackbox.ProcessorKey}, p.serve...),
 	})
 	if err != nil {
 		return err
 	}
-	defer box.stop()
-	if _, err := look(ctx, box, load{run: "warm", connections: profileConnections, duration: warmup}); err != nil {
-		return err
-	}
-	if err := box.process.Signal(syscall.SIGUSR1); err != nil {
-		return err
-	}
-	w, err := look(ctx, box, load{run: "profile", connections: profileConnections, duration: time.Duration(o.rounds) * o.duration})
+	defer p.box.stop()
+	payments, err := work(func() error { return p.box.process.Signal(syscall.SIGUSR1) })
 	if err != nil {
 		return err
 	}
-	if err := box.process.Signal(syscall.SIGUSR1); err != nil {
+	if err := p.box.process.Signal(syscall.SIGUSR1); err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, graceMax)
@@ -139,19 +197,15 @@ func profile(ctx context.Context, o options, top string) error {
 	}); err != nil {
 		return fmt.Errorf("the profile is not written: %w", err)
 	}
-	traces, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-traces", binary, file).Output()
+	traces, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-traces", p.binary, file).Output()
 	if err != nil {
 		return fmt.Errorf("go tool pprof: %w", err)
 	}
-	if err := printParts(os.Stdout, string(traces), w.done); err != nil {
-		return err
-	}
-	fmt.Printf("%d payments at %d connections, %.0f/s, the work after the answers included\n", w.done, profileConnections, w.rate())
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.profile, content, 0o600)
+	return errors.Join(printParts(os.Stdout, string(traces), payments), os.WriteFile(keep, content, 0o600))
 }
 
 // printParts adds up the stacks by part and prints them.
