@@ -39,10 +39,11 @@ const program = "tenderbox/cmd/tenderbox"
 const pollInterval = 2 * time.Millisecond
 
 // Build compiles the program into dir as `make build` does (static, stripped) and returns the binary's path. The
-// working directory must be inside the module.
-func Build(ctx context.Context, dir string) (string, error) {
+// working directory must be inside the module. More flags of `go build` may follow.
+func Build(ctx context.Context, dir string, flags ...string) (string, error) {
 	binary := filepath.Join(dir, "tenderbox")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", binary, program)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", binary}, flags...)
+	build := exec.CommandContext(ctx, "go", append(args, program)...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", program, err, out)

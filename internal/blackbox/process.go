@@ -26,6 +26,7 @@ type ServeOptions struct {
 	Binary string
 	Data   string
 	Args   []string  // of `serve`, beside --data and --listen
+	Env    []string  // beside our own environment
 	Log    io.Writer // gets standard error and output; nil: nobody
 }
 
@@ -45,7 +46,7 @@ func Serve(o ServeOptions) (*Process, error) {
 	}
 	p := &Process{options: o, exited: make(chan struct{})}
 	p.command = exec.Command(o.Binary, append([]string{"serve", "--data", o.Data, "--listen", "127.0.0.1:0"}, o.Args...)...)
-	p.command.Env = environment()
+	p.command.Env = append(environment(), o.Env...)
 	p.command.Stdout, p.command.Stderr = o.Log, o.Log
 	p.command.SysProcAttr = leash()
 	if err := p.command.Start(); err != nil {
@@ -117,6 +118,9 @@ func (p *Process) Secret(name string) (string, error) {
 	content, err := os.ReadFile(filepath.Join(p.options.Data, name))
 	return strings.TrimSpace(string(content)), err
 }
+
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) error { return p.command.Process.Signal(s) }
 
 // Kill ends the process with SIGKILL and waits until it is gone.
 func (p *Process) Kill() {
