@@ -122,3 +122,12 @@ func readCursor(tx *bbolt.Tx, source string) (c Cursor, found bool, err error) {
 	}
 	return Cursor{be.Uint64(b[recordHeader:]), bytes.Clone(b[recordHeader+8:])}, true, nil
 }
+
+// DropCursor forgets a source's cursor, also a damaged one: the source then begins anew.
+func (e *Engine) DropCursor(ctx context.Context, source string) error {
+	err := e.st.Update(ctx, func(tx *bbolt.Tx) error { return tx.Bucket(bCursors).Delete([]byte(source)) })
+	if err != nil {
+		return fmt.Errorf("drop cursor of %q: %w", source, err)
+	}
+	return nil
+}

@@ -1,7 +1,5 @@
 package ledger
 
-import "strings"
-
 const (
 	panDigitsMin = 14 // Diners Club, the shortest that schemes still issue
 	panDigitsMax = 19 // ISO/IEC 7812
@@ -9,56 +7,56 @@ const (
 
 // holdsCardNumber reports whether s contains what looks like a card number: 14
 // to 19 digits, also grouped by single spaces or dashes, that begin as a card
-// scheme's numbers do and end in a valid check digit (ISO/IEC 7812-1, Luhn).
+// scheme's numbers do and end in a valid check digit (ISO/IEC 7812-1, Luhn). Other
+// groups of digits may stand beside it, as the expiry date does when people type.
 func holdsCardNumber(s string) bool {
-	if !strings.ContainsAny(s, "23456") { // the schemes' first digits; most texts end here
-		return false
-	}
-	var digits [128]byte
-	n := 0
-	flush := func() bool {
-		found := n >= panDigitsMin && anyCardNumber(digits[:n])
-		n = 0
-		return found
-	}
+	var digits []byte // of the present run of groups
+	var ends []int    // where each group ends in digits
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		switch {
-		case '0' <= c && c <= '9':
-			if n == len(digits) {
-				// A run this long is no number that a person typed; keep its end,
-				// where a card number could still hide.
-				copy(digits[:], digits[len(digits)-panDigitsMax+1:])
-				n = panDigitsMax - 1
-			}
-			digits[n] = c - '0'
-			n++
-			if n == len(digits) && anyCardNumber(digits[:n]) {
-				return true
-			}
-		case (c == ' ' || c == '-') && n > 0 && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9':
-			// one separator inside a group of digits
-		default:
-			if flush() {
-				return true
-			}
+		if '0' <= c && c <= '9' {
+			digits = append(digits, c-'0')
+			continue
 		}
-	}
-	return flush()
-}
-
-// anyCardNumber looks at the whole run, and at each card-length part of a longer one.
-func anyCardNumber(run []byte) bool {
-	if len(run) <= panDigitsMax {
-		return schemePrefix(run) && luhn(run)
-	}
-	for from := 0; from+16 <= len(run); from++ { // 16: what all large schemes issue
-		if part := run[from : from+16]; schemePrefix(part) && luhn(part) {
+		if len(digits) == 0 {
+			continue
+		}
+		ends = append(ends, len(digits))
+		if (c == ' ' || c == '-') && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9' {
+			continue // one separator between groups
+		}
+		if groupsHoldCard(digits, ends) {
 			return true
 		}
+		digits, ends = digits[:0], ends[:0]
+	}
+	return len(digits) > 0 && groupsHoldCard(digits, append(ends, len(digits)))
+}
+
+// groupsHoldCard tries every part of the run that begins and ends with a group,
+// and, within a group too long for a card, every part of 16 digits, which is what
+// all large schemes issue.
+func groupsHoldCard(digits []byte, ends []int) bool {
+	start := 0
+	for i, end := range ends {
+		for _, to := range ends[i:] {
+			if n := to - start; n > panDigitsMax {
+				break
+			} else if n >= panDigitsMin && cardNumber(digits[start:to]) {
+				return true
+			}
+		}
+		for from := start; end-start > panDigitsMax && from+16 <= end; from++ {
+			if cardNumber(digits[from : from+16]) {
+				return true
+			}
+		}
+		start = end
 	}
 	return false
 }
+
+func cardNumber(d []byte) bool { return schemePrefix(d) && luhn(d) }
 
 // schemePrefix knows the ranges that the card schemes publish: Visa 4,
 // Mastercard 51–55 and 2221–2720, American Express 34 and 37, Discover 6011,

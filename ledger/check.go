@@ -31,7 +31,7 @@ type CheckOptions struct {
 // chain and anchor, and what must hold between the tables and the queue. It
 // writes nothing. An error means that it could not look; findings are no error.
 func Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
-	set, err := shards.Audit(ctx, o.Dir, shards.Options{Migrations: migrations})
+	set, err := shards.Audit(ctx, o.Dir, shards.Options{Migrations: migrations, ViewTimeout: -1})
 	if err != nil {
 		return nil, err
 	}

@@ -10,8 +10,9 @@ import (
 type clock struct {
 	wall func() time.Time
 
-	latestMu sync.Mutex // guards latest
+	latestMu sync.Mutex // guards the rest
 	latest   time.Time  // the greatest time that the box has written
+	heard    time.Time  // when latest was heard of, by the monotonic clock
 }
 
 // now is the wall clock in milliseconds: what is stamped on records and ids.
@@ -24,17 +25,20 @@ func (c *clock) wrote(t time.Time) {
 	c.latestMu.Lock()
 	defer c.latestMu.Unlock()
 	if t.After(c.latest) {
-		c.latest = t
+		c.latest, c.heard = t, time.Now()
 	}
 }
 
-// notBefore is the greatest of the wall clock, what the box last wrote and the
-// times given (the processor's clock): a lower bound of the true time for
+// notBefore is the greatest of the wall clock, what the box last wrote (and what
+// has passed since) and the times given (the processor's clock): a lower bound of the true time for
 // deciding how old a send is. Overrating an age sends nothing; underrating it
 // could charge twice.
 func (c *clock) notBefore(others ...time.Time) time.Time {
 	c.latestMu.Lock()
 	t := c.latest
+	if !t.IsZero() {
+		t = t.Add(time.Since(c.heard))
+	}
 	c.latestMu.Unlock()
 	for _, o := range append(others, c.now()) {
 		if o.After(t) {

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,8 @@ type exposure struct {
 	total    map[exposureKey]Sum       // stored and reserved
 	stored   []map[exposureKey]Sum     // by shard: rows with sync <> 'settled'
 	unproven map[PaymentID]reservation // reserved, and the commit's outcome is not known
+	counted  []uint64                  // by shard: generation of the file that stored was counted from
+	due      []bool                    // by shard: stored could not be counted yet
 }
 
 type exposureKey struct {
@@ -40,6 +43,7 @@ func newExposure(shardCount int) *exposure {
 	for range shardCount {
 		e.stored = append(e.stored, map[exposureKey]Sum{})
 	}
+	e.counted, e.due = make([]uint64, shardCount), slices.Repeat([]bool{true}, shardCount)
 	return e
 }
 
@@ -75,9 +79,24 @@ func (x *exposure) rebuild(ctx context.Context, sh *shards.Shard) error {
 	for k, s := range now {
 		x.add(k, s)
 	}
-	x.stored[sh.ID()] = now
+	x.stored[sh.ID()], x.due[sh.ID()] = now, false
 	return nil
 }
+
+// recountDue notes that a shard's sums could not be counted.
+func (x *exposure) recountDue(shard int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.due[shard] = true
+}
+
+// isDue reports whether a shard's sums are still to be counted.
+func (x *exposure) isDue(shard int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.due[shard]
+}
+
 
 func (x *exposure) add(k exposureKey, s Sum) {
 	if s = x.total[k].plus(s); s == (Sum{}) {
@@ -127,9 +146,10 @@ func (x *exposure) recounted(events []*Event) {
 
 // reservation is room that a payment on its way into a shard takes up.
 type reservation struct {
-	x   *exposure
-	key exposureKey
-	sum Sum
+	x     *exposure
+	key   exposureKey
+	sum   Sum
+	shard int // set by doubt
 }
 
 // reserve makes room for m, or says which limit forbids it. oldest is the age
@@ -143,7 +163,7 @@ func (x *exposure) reserve(t tenants.ID, m Money, limits map[string]tenants.Offl
 			return reservation{}, err
 		}
 	}
-	r := reservation{x, k, Sum{1, m.Amount}}
+	r := reservation{x: x, key: k, sum: Sum{1, m.Amount}}
 	x.add(k, r.sum)
 	return r, nil
 }
@@ -155,20 +175,28 @@ func (r reservation) release() {
 	r.x.add(r.key, Sum{}.minus(r.sum))
 }
 
-// doubt keeps the room until it is known whether the payment was stored.
-func (r reservation) doubt(id PaymentID) {
+// doubt keeps the room until it is known whether the payment was stored: until
+// its shard's file, opened anew after the given generation, has been counted. That
+// may have happened already.
+func (r reservation) doubt(id PaymentID, shard int, generation uint64) {
 	r.x.mu.Lock()
 	defer r.x.mu.Unlock()
+	if r.x.counted[shard] > generation {
+		r.x.add(r.key, Sum{}.minus(r.sum))
+		return
+	}
+	r.shard = shard
 	r.x.unproven[id] = r
 }
 
 // settleDoubts releases the reservations of a shard that was opened anew: what
 // they became has been counted with what it holds.
-func (x *exposure) settleDoubts(ours func(PaymentID) bool) {
+func (x *exposure) settleDoubts(shard int, generation uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.counted[shard] = generation
 	for id, r := range x.unproven {
-		if ours(id) {
+		if r.shard == shard {
 			x.add(r.key, Sum{}.minus(r.sum))
 			delete(x.unproven, id)
 		}

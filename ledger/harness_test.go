@@ -201,3 +201,8 @@ func (b *testBox) cut(cut bool) {
 		}
 	}
 }
+
+// settleJobOf is the job by which the queue asks for a payment's settling.
+func settleJobOf(id PaymentID) *jobs.Job {
+	return &jobs.Job{NewJob: jobs.NewJob{Tenant: string(testTenant), ID: string(id)}}
+}

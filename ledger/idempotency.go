@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"hash"
 	"hash/maphash"
@@ -60,6 +61,7 @@ type keyRecord struct {
 type keys struct {
 	set         *shards.Set
 	fingerprint func() hash.Hash
+	upstream    []byte // keys upstreamHash
 	seed        maphash.Seed
 
 	claims sync.Map      // claim → struct{}: requests between receipt and commit
@@ -79,6 +81,7 @@ func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 	return &keys{
 		set:         set,
 		fingerprint: func() hash.Hash { return hmac.New(sha256.New, secret) },
+		upstream:    kr.Subkey("upstream metadata"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
 		index:       map[uint64]shards.Slot{},
@@ -165,10 +168,9 @@ func readKey(ctx context.Context, sh *shards.Shard, t tenants.ID, key Idempotenc
 	return rec, err == nil, err
 }
 
-const (
-	fillBatch  = 2000 // rows of one read transaction while the index is filled
-	pruneBatch = 500  // keys that one transaction deletes
-)
+// fillBatch is how many rows one read transaction covers while the index is
+// filled or pruned: a long one would hold back the checkpoints.
+const fillBatch = 2000
 
 // fill reads every shard's keys into the index, then returns.
 func (k *keys) fill(ctx context.Context, log *slog.Logger) error {
@@ -210,54 +212,72 @@ func (k *keys) fill(ctx context.Context, log *slog.Logger) error {
 	return nil
 }
 
-// prune forgets the keys of settled payments that were made before the time given.
+// prune forgets the keys of payments that were made and settled before the time
+// given.
 func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) error {
+	var t, key string // how far the table has been read
 	for {
+		n := 0
 		var old []claim
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			old = old[:0]
-			rows, err := tx.Query(`SELECT k.tenant, k.key FROM idempotency_keys k
-				LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
-				WHERE k.created_at < ? AND (p.id IS NULL OR p.sync = 'settled') LIMIT ?`, before.UnixMilli(), pruneBatch)
+			rows, err := tx.Query(`SELECT k.tenant, k.key, max(k.created_at, coalesce(p.settled_at, 0)) < ? AND coalesce(p.sync, 'settled') = 'settled'
+				FROM idempotency_keys k LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
+				WHERE (k.tenant, k.key) > (?, ?) ORDER BY k.tenant, k.key LIMIT ?`, before.UnixMilli(), t, key, fillBatch)
 			if err != nil {
 				return err
 			}
 			defer rows.Close()
 			for rows.Next() {
-				var t, key string
-				if err := rows.Scan(&t, &key); err != nil {
+				var due bool
+				if err := rows.Scan(&t, &key, &due); err != nil {
 					return err
 				}
-				old = append(old, claim{tenants.ID(t), IdempotencyKey(key)})
+				if n++; due {
+					old = append(old, claim{tenants.ID(t), IdempotencyKey(key)})
+				}
 			}
 			return rows.Err()
 		})
-		if err != nil {
-			return err
+		if err == nil && len(old) > 0 {
+			err = k.forget(ctx, sh, old)
 		}
-		// A key that a request holds at this moment waits for the next round.
-		old = slices.DeleteFunc(old, func(c claim) bool {
-			_, taken := k.claims.LoadOrStore(c, struct{}{})
-			return taken
-		})
-		err = sh.Update(ctx, func(tx *shards.Tx) error {
-			for _, c := range old {
-				if _, err := tx.Exec(`DELETE FROM idempotency_keys WHERE tenant = ? AND key = ?`, string(c.tenant), string(c.key)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		for _, c := range old {
-			if err == nil {
-				k.remove(c.tenant, c.key)
-			}
-			k.claims.Delete(c)
-		}
-		if err != nil || len(old) < pruneBatch {
+		if err != nil || n < fillBatch {
 			return err
 		}
 	}
+}
+
+// forget deletes keys. One that a request holds at this moment waits for the next round.
+func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []claim) error {
+	old = slices.DeleteFunc(old, func(c claim) bool {
+		_, taken := k.claims.LoadOrStore(c, struct{}{})
+		return taken
+	})
+	err := sh.Update(ctx, func(tx *shards.Tx) error {
+		for _, c := range old {
+			if _, err := tx.Exec(`DELETE FROM idempotency_keys WHERE tenant = ? AND key = ?`, string(c.tenant), string(c.key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, c := range old {
+		if err == nil {
+			k.remove(c.tenant, c.key)
+		}
+		k.claims.Delete(c)
+	}
+	return err
+}
+
+// upstreamHash is what a send carries of the client's key, so that after a
+// restore a charge can be found by the request that made it.
+func (k *keys) upstreamHash(t tenants.ID, key IdempotencyKey) string {
+	m := hmac.New(sha256.New, k.upstream)
+	m.Write([]byte(t))
+	m.Write([]byte{0})
+	m.Write([]byte(key))
+	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
 // fingerprintOf is a keyed hash over the meaning of a request: its kind and

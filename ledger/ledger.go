@@ -81,9 +81,9 @@ type Ledger struct {
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
-	// accountMu lets a tenant's upstream account change only while nothing is
-	// being sealed for it. It is taken before any lock of a shard.
-	accountMu sync.RWMutex
+	// accountMus (tenants.ID → *sync.RWMutex) let a tenant's upstream account change
+	// only while nothing is being sealed for it. Taken before any lock of a shard.
+	accountMus sync.Map
 }
 
 // Open opens the shards, verifies the end of each journal against the anchor in
@@ -108,18 +108,11 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	l.keys = newKeys(l.set, o.Keyring)
 	l.exposure = newExposure(len(l.set.All()))
 	for _, sh := range l.set.All() {
-		l.parts = append(l.parts, &part{shard: sh, derive: newPoke(),
+		l.parts = append(l.parts, &part{shard: sh, derive: newPoke(), hurry: newPoke(),
 			journal: newJournal(l.set.Manifest().Epoch, o.Keyring)})
 	}
 	for _, p := range l.parts {
-		if p.shard.Err() == nil {
-			err = l.openPart(ctx, p)
-		}
-		if p.shard.Err() != nil {
-			l.isolated(p.shard, p.shard.Err())
-		} else if err != nil {
-			return nil, err
-		}
+		l.openPart(ctx, p)
 	}
 	l.runner, err = o.Jobs.NewRunner(jobs.RunnerOptions{Queue: PaymentsQueue, Concurrency: o.Concurrency,
 		Handler: l.settle, Ready: l.ready, DrainTimeout: o.DrainMax})
@@ -130,21 +123,47 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	return l, nil
 }
 
-// openPart brings one healthy shard into service, or isolates it.
-func (l *Ledger) openPart(ctx context.Context, p *part) error {
-	err := l.verifyAnchor(ctx, p, newChain(l.keyring))
-	if errors.Is(err, ErrJournal) {
-		p.shard.Isolate(err)
-		return nil
-	}
+// openPart brings one shard into service: verified, its head read, its sums
+// counted. A damaged one is isolated; one that cannot be read now is tried again
+// by [Ledger.Run], and takes nothing until then.
+func (l *Ledger) openPart(ctx context.Context, p *part) {
+	k := alarmKey{code: "shard_unverified", subject: p.shard.Path()}
+	err := p.shard.Err()
 	if err != nil {
+		l.isolated(p.shard, err)
+		return
+	}
+	if err = l.verifyAnchor(ctx, p, newChain(l.keyring)); err == nil {
+		p.verified.Store(true)
+		if err = l.refresh(ctx, p); err == nil {
+			err = l.readLatest(ctx, p.shard)
+		}
+		p.verified.Store(err == nil)
+	}
+	switch {
+	case err == nil:
+		l.alarms.clear(k)
+	case errors.Is(err, ErrJournal):
+		p.shard.Isolate(err)
+	default:
+		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
+	}
+}
+
+// serve relays one shard's journal, once the shard is in service.
+func (l *Ledger) serve(ctx context.Context, p *part) error {
+	for !p.verified.Load() {
+		if err := pause(ctx, retryPause); err != nil {
+			return nil
+		}
+		if p.shard.Err() == nil {
+			l.openPart(ctx, p)
+		}
+	}
+	if err := l.startCursor(ctx, p); err != nil {
 		return err
 	}
-	// An empty group reads the journal's head and counts what is outstanding.
-	if err := p.refresh(ctx); err != nil {
-		return err
-	}
-	return l.readLatest(ctx, p.shard)
+	return l.relayJobs(ctx, p)
 }
 
 // readLatest tells the clock the last time that the shard has written.
@@ -181,37 +200,52 @@ func (l *Ledger) raise(k alarmKey, detail string) {
 }
 
 // Run relays, settles and sweeps until ctx ends; then it finishes the sends in
-// hand, at most for DrainMax. A panic in one of its loops stops it with an error.
+// hand, at most for DrainMax. A loop that fails or panics is begun again; only the
+// settler's failure ends Run, for without it there is no box.
 func (l *Ledger) Run(ctx context.Context) error {
-	for _, p := range l.parts {
-		if p.shard.Err() == nil {
-			if err := l.startCursor(ctx, p); err != nil {
-				return err
-			}
-		}
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	start := func(name string, fn func(context.Context) error) {
-		g.Go(func() (err error) {
-			if perr := panics.Try(func() { err = fn(ctx) }).AsError(); perr != nil {
-				err = perr
-			}
-			if err != nil {
-				return fmt.Errorf("ledger: %s: %w", name, err)
-			}
-			return nil
-		})
+		g.Go(func() error { return l.keepRunning(ctx, name, fn) })
 	}
 	for _, p := range l.parts {
-		start("relay", func(ctx context.Context) error { return l.relayJobs(ctx, p) })
+		start("relay", func(ctx context.Context) error { return l.serve(ctx, p) })
 	}
 	start("event relay", l.relayEvents)
-	start("settler", l.runner.Run)
 	start("drain", l.promote)
 	start("key index", func(ctx context.Context) error { return l.keys.fill(ctx, l.log) })
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
+	g.Go(func() error {
+		if err := guard(func() error { return l.runner.Run(ctx) }); err != nil {
+			return fmt.Errorf("ledger: settler: %w", err)
+		}
+		return nil
+	})
 	return g.Wait()
+}
+
+// guard turns a panic into an error.
+func guard(fn func() error) (err error) {
+	if perr := panics.Try(func() { err = fn() }).AsError(); perr != nil {
+		return perr
+	}
+	return err
+}
+
+// keepRunning runs a loop of the ledger, again after a failure, until it ends by itself.
+func (l *Ledger) keepRunning(ctx context.Context, name string, loop func(context.Context) error) error {
+	k := alarmKey{code: "loop_failed", subject: name}
+	for {
+		err := guard(func() error { return loop(ctx) })
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		l.log.Error("loop failed and is begun again", "loop", name, "err", err)
+		l.raise(k, "the "+name+" failed and was begun again; the log says why")
+		if pause(ctx, retryPause) != nil {
+			return nil
+		}
+	}
 }
 
 // Close releases the shard files. Run must have returned.
@@ -222,17 +256,25 @@ func (l *Ledger) Close() error { return l.set.Close() }
 func (l *Ledger) account(t *tenants.Tenant) *upstream.Account {
 	var url, name, key string
 	if u := t.Upstream; u != nil {
-		url, name, key = u.URL, cmp.Or(u.Account, string(t.ID)), string(u.Key)
+		url, name, key = u.URL, u.Account, string(u.Key)
 	}
 	acc, err := l.accounts.Get(url, name, key)
+	k := alarmKey{tenant: t.ID, code: "upstream_invalid"}
 	if err != nil {
-		l.raise(alarmKey{tenant: t.ID, code: "upstream_invalid"}, err.Error())
+		l.raise(k, err.Error())
 		return nil
 	}
+	l.alarms.clear(k)
 	if !acc.Configured() {
 		return nil
 	}
 	return acc
+}
+
+// accountMu returns the tenant's lock of accountMus.
+func (l *Ledger) accountMu(t tenants.ID) *sync.RWMutex {
+	mu, _ := l.accountMus.LoadOrStore(t, &sync.RWMutex{})
+	return mu.(*sync.RWMutex)
 }
 
 func (l *Ledger) accountOf(t tenants.ID) *upstream.Account {

@@ -181,19 +181,22 @@ func TestDecline(t *testing.T) {
 }
 
 func TestEffectWithoutAnswerIsChargedOnce(t *testing.T) {
-	b := openBox(t, t.TempDir(), testOptions{})
-	b.cut(false)
+	b := openBox(t, t.TempDir(), testOptions{idle: true})
 	if err := b.sim.SetFaults(simulator.Faults{DropAfterEffect: 1}); err != nil {
 		t.Fatal(err)
 	}
 	p := b.pay("k", validPayment())
-	p = b.until(p.ID, func(p Payment) bool { return p.Sync.State == InDoubt })
-	if p.Status != Pending || p.Sync.FirstSentAt == nil || p.Sync.LastError == nil {
+	if err := b.settle(t.Context(), settleJobOf(p.ID)); err == nil {
+		t.Fatal("an unanswered send completed its job")
+	}
+	p = must(b.Payment(t.Context(), testTenant, string(p.ID)))(t)
+	if p.Status != Pending || p.Sync.State != InDoubt || p.Sync.FirstSentAt == nil || p.Sync.LastError == nil {
 		t.Fatalf("in doubt as %+v", p)
 	}
 	if err := b.sim.SetFaults(simulator.Faults{}); err != nil {
 		t.Fatal(err)
 	}
+	b = b.reopen(func(o *testOptions) { o.idle = false })
 	if p = b.settled(p.ID); p.Status != Succeeded || p.Sync.Attempts < 2 {
 		t.Fatalf("settled as %+v", p)
 	}

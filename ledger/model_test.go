@@ -12,7 +12,7 @@ import (
 
 var (
 	modelSeed   = flag.Uint64("model.seed", 0, "repeat the model test with this seed; 0: a new one")
-	modelRounds = flag.Int("model.rounds", 6, "rounds of the model test")
+	modelRounds = flag.Int("model.rounds", 4, "rounds of the model test")
 )
 
 // Random payments, replays, cuts, processor faults and restarts. After quiet, what

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -32,26 +33,24 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 	}
 	fingerprint := l.keys.fingerprintOf("payment", t, &p)
 	if key != "" {
+		// Looked up before the claim too: replays do not stand in each other's way.
+		if p, found, err := l.known(ctx, t, key, fingerprint); found || err != nil {
+			return p, found && err == nil, err
+		}
 		end, err := l.keys.begin(t, key)
 		if err != nil {
 			return Payment{}, false, err
 		}
 		defer end()
-		rec, found, err := l.keys.find(ctx, t, key)
-		if err != nil {
-			return Payment{}, false, unavailable(err)
-		}
-		if found {
-			return l.replay(ctx, t, rec, fingerprint)
+		if p, found, err := l.known(ctx, t, key, fingerprint); found || err != nil {
+			return p, found && err == nil, err
 		}
 	}
 	payment, err := l.accept(ctx, t, key, fingerprint, &p)
 	if errors.Is(err, errKeyExists) {
-		rec, found, ferr := l.keys.find(ctx, t, key)
-		if ferr == nil && found {
-			return l.replay(ctx, t, rec, fingerprint)
+		if p, found, ferr := l.known(ctx, t, key, fingerprint); found || ferr != nil {
+			return p, found && ferr == nil, ferr
 		}
-		return Payment{}, false, unavailable(errors.Join(err, ferr))
 	}
 	if err != nil {
 		return Payment{}, false, unavailable(err)
@@ -59,12 +58,19 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 	return payment, false, nil
 }
 
-func (l *Ledger) replay(ctx context.Context, t tenants.ID, rec keyRecord, fingerprint []byte) (Payment, bool, error) {
-	if string(rec.fingerprint) != string(fingerprint) {
-		return Payment{}, false, errKeyMismatch
+// known returns the payment that the key was used for, if it was for this request.
+func (l *Ledger) known(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte) (p Payment, found bool, err error) {
+	rec, found, err := l.keys.find(ctx, t, key)
+	switch {
+	case err != nil:
+		return Payment{}, false, unavailable(err)
+	case !found:
+		return Payment{}, false, nil
+	case !bytes.Equal(rec.fingerprint, fingerprint):
+		return Payment{}, true, errKeyMismatch
 	}
-	p, err := l.Payment(ctx, t, rec.record)
-	return p, err == nil, err
+	p, err = l.Payment(ctx, t, rec.record)
+	return p, true, err
 }
 
 // accept writes the payment, its key and its journal row in one transaction.
@@ -98,6 +104,11 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	}
 	created := l.paymentEvent(t, PaymentCreated, &payment, now)
 	created.reserved = true
+	var keyHash any
+	if key != "" {
+		keyHash = l.keys.upstreamHash(t, key)
+	}
+	generation := shard.Generation()
 
 	err = shard.Update(ctx, func(tx *shards.Tx) error {
 		if key != "" {
@@ -110,9 +121,9 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 				return errKeyExists
 			}
 		}
-		_, err := tx.Exec(`INSERT INTO payments (tenant, id, amount, currency, status, sync, user_id, source, source_kind, has_extras, taken_offline, created_at)
-			VALUES (?,?,?,?,'pending','queued',?,?,?,?,?,?)`,
-			string(t), string(payment.ID), payment.Amount, payment.Currency, nullable(payment.UserID), sealed, kind,
+		_, err := tx.Exec(`INSERT INTO payments (tenant, id, amount, currency, status, sync, user_id, source, key_hash, source_kind, has_extras, taken_offline, created_at)
+			VALUES (?,?,?,?,'pending','queued',?,?,?,?,?,?,?)`,
+			string(t), string(payment.ID), payment.Amount, payment.Currency, nullable(payment.UserID), sealed, keyHash, kind,
 			boolInt(extras.any), boolInt(payment.TakenOffline), now.UnixMilli())
 		if err != nil {
 			return err
@@ -132,7 +143,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	}
 	switch {
 	case unknown:
-		held.doubt(payment.ID)
+		held.doubt(payment.ID, shard.ID(), generation)
 	case err != nil:
 		held.release()
 	}
@@ -169,6 +180,9 @@ func (l *Ledger) reserve(ctx context.Context, tenant *tenants.Tenant, p *Payment
 	if !p.TakenOffline {
 		limits = nil
 	}
+	if limits != nil && l.uncounted() {
+		return reservation{}, shards.ErrUnavailable // a limit cannot be held against an unknown sum
+	}
 	var oldest time.Duration
 	if limits[p.Currency].MaxAgeH > 0 {
 		at, found, err := l.oldestOpen(ctx, tenant.ID)
@@ -176,7 +190,7 @@ func (l *Ledger) reserve(ctx context.Context, tenant *tenants.Tenant, p *Payment
 			return reservation{}, err
 		}
 		if found {
-			oldest = p.CreatedAt.Sub(at)
+			oldest = l.clock.notBefore().Sub(at)
 		}
 	}
 	return l.exposure.reserve(tenant.ID, Money{p.Amount, p.Currency}, limits, oldest)

@@ -149,6 +149,9 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if f.Status == Pending || (f.Sync != "" && f.Sync != Settled) {
 		where.WriteString(" AND p.sync <> 'settled'") // lets the index of open payments serve
 	}
+	if f.Status == "canceled" || f.Status == "requires_confirmation" {
+		return Page{}, nil // the schema knows no such row yet
+	}
 	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id DESC LIMIT ?`
 	args = append(args, f.Limit+1)
 

@@ -29,6 +29,7 @@ CREATE TABLE payments (
 	order_id        TEXT,
 	user_id         TEXT,
 	source          BLOB,                       -- sealed; erased when the payment is final
+	key_hash        TEXT,                       -- keyed hash of the client's idempotency key, sent along upstream
 	source_kind     TEXT    NOT NULL CHECK (source_kind IN ('source', 'payment_method')),
 	has_extras      INTEGER NOT NULL DEFAULT 0,
 	taken_offline   INTEGER NOT NULL,
@@ -40,6 +41,7 @@ CREATE TABLE payments (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX payments_open ON payments (tenant, id) WHERE sync <> 'settled';
+CREATE INDEX payments_failed ON payments (tenant, id) WHERE status = 'failed';
 CREATE INDEX payments_user ON payments (tenant, user_id, id) WHERE user_id IS NOT NULL;
 
 CREATE TABLE payment_extras (

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -25,6 +27,9 @@ const (
 	// outagePause is how often a payment looks whether its shard is back: there
 	// may be thousands in one.
 	outagePause = time.Minute
+	// clockSkewMax is how far the processor's clock may be ahead before it is
+	// believed to be the better one.
+	clockSkewMax = time.Minute
 	// pinnedPause is how often a payment looks whether its account is back.
 	pinnedPause = time.Minute
 )
@@ -65,7 +70,6 @@ func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
 	l.onWire.Store(id, struct{}{})
 	defer l.onWire.Delete(id)
 	answer := acc.Post(ctx, s.path, s.body, s.key)
-	l.clock.wrote(answer.Date)
 	if err := l.record(s, &answer); err != nil {
 		return l.settleLater(err)
 	}
@@ -80,7 +84,7 @@ func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
 
 // settleLater turns a failure of the box itself into a retry that counts no attempt.
 func (l *Ledger) settleLater(err error) error {
-	if errors.Is(err, shards.ErrUnavailable) {
+	if errors.Is(err, shards.ErrUnavailable) || errors.Is(err, tenants.ErrSealed) {
 		return jobs.Snooze(outagePause) // alarmed already
 	}
 	l.log.Warn("settling put off", "err", err)
@@ -106,6 +110,7 @@ type send struct {
 	n       int    // number of the attempt, from 1
 	key     string // upstream idempotency key
 	path    string
+	token   string // the source, so that no text tells it
 	body    []byte // exact bytes
 	hash    []byte // SHA-256 of body
 	stored  bool   // the body has been sealed by an earlier attempt
@@ -129,14 +134,14 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 	s := &send{tenant: t, key: upstreamKey(id)}
 	var source, sealedBody, hash []byte
 	var kind, path string
-	var account sql.NullString
+	var account, keyHash sql.NullString
 	err := l.set.Shard(slot).View(ctx, func(tx *shards.Tx) (err error) {
 		s.payment, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), string(id)))
 		if err != nil {
 			return err
 		}
-		if err := tx.QueryRow(`SELECT source, source_kind, account FROM payments WHERE tenant = ? AND id = ?`,
-			string(t), string(id)).Scan(&source, &kind, &account); err != nil {
+		if err := tx.QueryRow(`SELECT source, source_kind, account, key_hash FROM payments WHERE tenant = ? AND id = ?`,
+			string(t), string(id)).Scan(&source, &kind, &account, &keyHash); err != nil {
 			return err
 		}
 		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND payment_id = ? AND upstream_key = ?`,
@@ -152,30 +157,44 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 	}
 	s.account = account.String
 	s.n = s.payment.Sync.Attempts + 1
-	if s.stored {
-		s.path, s.hash = path, hash
-		s.body, err = l.keyring.Open(sendRecord(t, id, s.key), sealedBody)
-		if err == nil {
-			if sum := sha256.Sum256(s.body); subtle.ConstantTimeCompare(sum[:], hash) != 1 {
-				err = errors.New("sealed body does not fit its hash")
-			}
-		}
-		return s, err
-	}
+	unsealed := alarmKey{tenant: t, code: "payment_unreadable", subject: string(id)}
 	token, err := l.keyring.Open(sourceRecord(t, id), source)
+	if err == nil && s.stored {
+		s.body, err = l.keyring.Open(sendRecord(t, id, s.key), sealedBody)
+	}
 	if err != nil {
+		l.raise(unsealed, "what is to be sent for "+string(id)+" cannot be opened; it is not settled until that is mended")
 		return nil, err
 	}
-	s.path, s.body = encodeSend(&s.payment, kind, string(token))
+	l.alarms.clear(unsealed)
+	s.token = string(token)
+	if s.stored {
+		s.path, s.hash = path, hash
+	} else {
+		s.path, s.body = encodeSend(&s.payment, kind, s.token, keyHash.String)
+	}
 	sum := sha256.Sum256(s.body)
+	if s.stored && subtle.ConstantTimeCompare(sum[:], hash) != 1 {
+		return nil, fmt.Errorf("%w: the body does not fit its hash", tenants.ErrSealed)
+	}
 	s.hash = sum[:]
 	return s, nil
 }
 
+// metadataSentMax is how many metadata keys of the client's are sent: the
+// processor takes 50, two are the box's own. The box keeps all.
+const metadataSentMax = metadataKeysMax - 2
+
 // encodeSend makes the exact bytes that ask the processor for the payment.
-func encodeSend(p *Payment, kind, token string) (path string, body []byte) {
-	r := upstream.ChargeRequest{Amount: p.Amount, Currency: p.Currency, Metadata: maps.Clone(p.Metadata)}
-	r.Metadata["tenderbox_payment"] = string(p.ID)
+func encodeSend(p *Payment, kind, token, keyHash string) (path string, body []byte) {
+	r := upstream.ChargeRequest{Amount: p.Amount, Currency: p.Currency, Metadata: map[string]string{"tenderbox_payment": string(p.ID)}}
+	if keyHash != "" {
+		r.Metadata["tenderbox_key"] = keyHash
+	}
+	names := slices.Sorted(maps.Keys(p.Metadata))
+	for _, name := range names[:min(len(names), metadataSentMax)] {
+		r.Metadata[name] = p.Metadata[name]
+	}
 	if p.Description != nil {
 		r.Description = *p.Description
 	}
@@ -191,8 +210,9 @@ func encodeSend(p *Payment, kind, token string) (path string, body []byte) {
 // account to send it to. A payment that may have left longer ago than the
 // processor remembers keys goes to review instead: nothing is re-sent blindly.
 func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
-	l.accountMu.RLock() // the tenant's account stays what it is until the seal is durable
-	defer l.accountMu.RUnlock()
+	mu := l.accountMu(s.tenant)
+	mu.RLock() // the tenant's account stays what it is until the seal is durable
+	defer mu.RUnlock()
 	acc := l.accountOf(s.tenant)
 	if acc == nil {
 		return nil, errNoAccount
@@ -209,10 +229,15 @@ func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
 	}
 	s.first = first == nil
 	now := l.clock.now()
+	// A box whose clock runs ahead would make the send look younger later.
+	sentAt := now
+	if theirs := acc.Clock(); !theirs.IsZero() && theirs.Before(sentAt) {
+		sentAt = theirs
+	}
 	err := l.update(ctx, s, func(tx *shards.Tx) error {
 		n, err := tx.Exec(`UPDATE payments SET sync = 'sending', attempts = ?, first_sent_at = coalesce(first_sent_at, ?), account = ?
 			WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ?`,
-			s.n, now.UnixMilli(), identity(acc), string(s.tenant), string(s.payment.ID), s.n-1)
+			s.n, sentAt.UnixMilli(), identity(acc), string(s.tenant), string(s.payment.ID), s.n-1)
 		if err != nil {
 			return err
 		}
@@ -276,27 +301,46 @@ type evidence struct {
 	Created  int64  `json:"created"`
 }
 
+// withoutToken returns the answer with its texts freed of the source, which
+// processors like to quote, and of anything that looks like a card number.
+func (s *send) withoutToken(answer *upstream.Answer) *upstream.Answer {
+	a := *answer
+	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message} {
+		if s.token != "" {
+			*text = strings.ReplaceAll(*text, s.token, "[source]")
+		}
+		if holdsCardNumber(*text) {
+			*text = "[withheld]"
+		}
+	}
+	return &a
+}
+
 // record stores the outcome of an attempt: the attempt's row, the payment's
 // state (guarded: a final state never changes) and the journal row, in one
 // transaction. It is not cut short by a stop of the box: the answer is in hand.
-func (l *Ledger) record(s *send, a *upstream.Answer) error {
+func (l *Ledger) record(s *send, answer *upstream.Answer) error {
 	now := l.clock.now()
-	p := s.payment
+	a := s.withoutToken(answer)
+	p, settledAt := s.payment, now
+	if a.Date.Sub(now) > clockSkewMax {
+		settledAt = a.Date // the box's clock is behind; keys are kept by this time
+	}
 	var typ EventType // "" when the change is no event
 	var set string
 	var args []any
 	switch a.Outcome {
 	case upstream.Succeeded:
 		typ = PaymentSucceeded
-		p.Status, p.Sync.State, p.UpstreamID, p.SettledAt = Succeeded, Settled, &a.Object.ID, &now
+		p.Status, p.Sync.State, p.UpstreamID, p.SettledAt = Succeeded, Settled, &a.Object.ID, &settledAt
 		set, args = "status = 'succeeded', sync = 'settled', upstream_id = ?, settled_at = ?, source = NULL, last_error = NULL",
-			[]any{a.Object.ID, now.UnixMilli()}
+			[]any{a.Object.ID, settledAt.UnixMilli()}
 	case upstream.Declined:
 		typ = PaymentFailed
-		p.Status, p.Sync.State, p.SettledAt = Failed, Settled, &now
+		p.Status, p.Sync.State, p.SettledAt = Failed, Settled, &settledAt
 		p.Failure = &Failure{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message}
 		set, args = "status = 'failed', sync = 'settled', failure_code = ?, failure_decline = ?, failure_message = ?, settled_at = ?, source = NULL, last_error = NULL",
-			[]any{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message, now.UnixMilli()}
+			[]any{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message, settledAt.UnixMilli()}
 	default:
 		if a.Outcome == upstream.Retryable && s.first {
 			// No attempt may have had an effect: the payment is as unsent as on its
@@ -371,8 +415,9 @@ func (l *Ledger) promote(ctx context.Context) error {
 // unless a payment of the tenant may have left for the present one and is not
 // settled: that payment can only be settled where it may be.
 func (l *Ledger) ChangeAccount(ctx context.Context, t tenants.ID, change func() error) error {
-	l.accountMu.Lock()
-	defer l.accountMu.Unlock()
+	mu := l.accountMu(t)
+	mu.Lock()
+	defer mu.Unlock()
 	err := each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
 		var id string
 		err := tx.QueryRow(`SELECT id FROM payments INDEXED BY payments_open

@@ -28,10 +28,11 @@ func (l *Ledger) sweep(ctx context.Context) error {
 			if err := l.requeueOpen(ctx, sh); err != nil && ctx.Err() == nil {
 				l.log.Warn("unsettled payments not swept", "shard", sh.ID(), "err", err)
 			}
-			if !due {
+			before, ok := l.keysBefore()
+			if !due || !ok {
 				continue
 			}
-			if err := l.keys.prune(ctx, sh, l.clock.now().Add(-keyRetention)); err != nil && ctx.Err() == nil {
+			if err := l.keys.prune(ctx, sh, before); err != nil && ctx.Err() == nil {
 				l.log.Warn("idempotency keys not pruned", "shard", sh.ID(), "err", err)
 			}
 		}
@@ -40,6 +41,22 @@ func (l *Ledger) sweep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keysBefore is the time before which keys may be forgotten. A wall clock that
+// jumped ahead must not make them old, so a processor's clock has to agree; while
+// none is known, nothing is forgotten.
+func (l *Ledger) keysBefore() (time.Time, bool) {
+	now, ok := l.clock.now(), false
+	for _, acc := range l.accounts.List() {
+		if theirs := acc.Clock(); !theirs.IsZero() {
+			ok = true
+			if theirs.Before(now) {
+				now = theirs
+			}
+		}
+	}
+	return now.Add(-keyRetention), ok
 }
 
 // scrub verifies every journal from its first row, slowly, again and again. A

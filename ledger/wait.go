@@ -54,8 +54,12 @@ func (w *waiters) wakeAll() {
 // Await returns the payment as soon as its outcome is known, at once when
 // nothing can be sent (the line is down), and after d as it then is.
 func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.Duration) (Payment, error) {
+	if _, ok := id.slot(); !ok {
+		return Payment{}, notFound("payment")
+	}
 	news, leave := l.waiters.join(id)
 	defer leave()
+	l.parts[l.shardOf(id).ID()].hurry.wake()
 	deadline := time.Now().Add(d)
 	for {
 		p, err := l.Payment(ctx, t, string(id))
