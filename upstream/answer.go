@@ -14,7 +14,8 @@ const (
 	// object is in a final state that is not its success. Of a lookup: there is no such object (Status 404).
 	Declined Outcome = "declined"
 	// Retryable: this request had no effect, so the same may be sent again. Either nothing left the box
-	// (MaybeSent is false) or the processor itself refused to look at it (401, 403, 429).
+	// (MaybeSent is false) or the processor itself refused to look at it (401, 403, 429; 404 and 405 of an
+	// address that does not know the collection).
 	Retryable Outcome = "retryable"
 	// Unknown: the request may have taken effect. Retry with the same key and bytes, or look it up.
 	Unknown Outcome = "unknown"

@@ -92,6 +92,9 @@ func classify(q ask, status int, header http.Header, body []byte, now time.Time)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		a.Outcome, a.Reason = Retryable, "processor refused the key ("+strconv.Itoa(status)+")"
 		return a, h
+	case collectionUnknown(q, a):
+		a.Outcome, a.Reason = Retryable, "nothing at the upstream URL takes "+q.kind+"s ("+strconv.Itoa(status)+")"
+		return a, h
 	}
 	// Other 4xx.
 	if q.probe && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed) {
@@ -122,6 +125,25 @@ func classify(q ask, status int, header http.Header, body []byte, now time.Time)
 		a.Reason += " " + a.Failure.Type
 	}
 	return a, h
+}
+
+// codeMissing is the code of a processor that looked for something named in the request and did not find it.
+const codeMissing = "resource_missing"
+
+// collectionUnknown reports an answer that says that what is at the base URL does not know the collection that was
+// posted to: a 404 or 405, in whatever words, that does not speak of the payment itself. Stripe's own for
+// that is an invalid_request_error without a code, "Unrecognized request URL (POST: /charges)"; for a source or charge that
+// does not exist it names code and param.
+func collectionUnknown(q ask, a Answer) bool {
+	if q.method != http.MethodPost || q.kind == "" || q.id != "" {
+		return false
+	}
+	switch a.Failure.Type {
+	case "card_error", "idempotency_error":
+		return false // whoever knows card or key has looked at the payment
+	}
+	missing := a.Failure.Type == "invalid_request_error" && a.Failure.Code == codeMissing && a.Failure.Param != ""
+	return a.Status == http.StatusMethodNotAllowed || a.Status == http.StatusNotFound && !missing
 }
 
 // classifyObject judges an answer with status 200.

@@ -15,6 +15,7 @@ const good = `{"id":"ch_1","object":"charge","amount":1999,"currency":"usd","sta
 const (
 	declined  = `{"error":{"type":"card_error","code":"card_declined","decline_code":"insufficient_funds","message":"Your card has insufficient funds.","charge":"ch_9"}}`
 	invalid   = `{"error":{"type":"invalid_request_error","code":"resource_missing","message":"No such token","param":"source"}}`
+	wrongURL  = `{"error":{"type":"invalid_request_error","message":"Unrecognized request URL (POST: /charges). Please see https://stripe.com/docs"}}`
 	apiError  = `{"error":{"type":"api_error","message":"sorry"}}`
 	otherKey  = `{"error":{"type":"idempotency_error","message":"Keys for idempotent requests can only be used with the same parameters."}}`
 	inUse     = `{"error":{"type":"idempotency_error","code":"idempotency_key_in_use","message":"in progress"}}`
@@ -113,7 +114,6 @@ func TestClassify(t *testing.T) {
 		{"402 with an empty error", chargeCall, 402, `{"error":{}}`, Unknown, answered, "402"},
 		{"402 with text as error", chargeCall, 402, `{"error":"declined"}`, Unknown, foreign, "without its error object"},
 		{"402 api_error", chargeCall, 402, apiError, Unknown, answered, "api_error"},
-		{"404 of a stranger", chargeCall, 404, "404 page not found\n", Unknown, foreign, "404"},
 		{"key with other parameters", chargeCall, 400, otherKey, Unknown, answered, "idempotency_error"},
 		{"key in use", chargeCall, 409, inUse, Unknown, answered, "409"},
 		{"conflict of any type", chargeCall, 409, invalid, Unknown, answered, "409"},
@@ -121,6 +121,22 @@ func TestClassify(t *testing.T) {
 		{"request timeout", chargeCall, 408, invalid, Unknown, answered, "408"},
 		{"too early", chargeCall, 425, invalid, Unknown, answered, "425"},
 		{"teapot", chargeCall, 418, `{}`, Unknown, answered, "418"},
+
+		{"no such path", chargeCall, 404, wrongURL, Retryable, answered, "nothing at the upstream URL takes charges (404)"},
+		{"no such path, code of another", chargeCall, 404, replace(invalid, "resource_missing", "url_invalid"), Retryable, answered, "(404)"},
+		{"missing, but not what", chargeCall, 404, replace(invalid, `,"param":"source"`, ""), Retryable, answered, "(404)"},
+		{"no such path, plainly", chargeCall, 404, `{"error":{"message":"not found"}}`, Retryable, answered, "(404)"},
+		{"no such path, of a web server", chargeCall, 404, "404 page not found\n", Retryable, foreign, "(404)"},
+		{"no such path, api_error", chargeCall, 404, apiError, Retryable, answered, "(404)"},
+		{"no such method", chargeCall, 405, wrongURL, Retryable, answered, "(405)"},
+		{"no such method, in any words", chargeCall, 405, invalid, Retryable, answered, "(405)"},
+		{"no such method, no body", chargeCall, 405, "", Retryable, foreign, "(405)"},
+		{"no intents there", intent, 404, wrongURL, Retryable, answered, "takes payment_intents"},
+		{"no refunds there", refund, 404, wrongURL, Retryable, answered, "takes refunds"},
+		{"refund of a missing charge", refund, 404, replace(invalid, `"source"`, `"charge"`), Declined, answered, "resource_missing"},
+		{"404 about the card", chargeCall, 404, declined, Declined, answered, "insufficient_funds"},
+		{"404 about the idempotency key", chargeCall, 404, otherKey, Unknown, answered, "idempotency_error"},
+		{"404 to a confirmation", call{method: "POST", path: "/payment_intents/pi_1/confirm"}, 404, invalid, Declined, answered, "resource_missing"},
 
 		{"unauthorized", chargeCall, 401, invalid, Retryable, answered, "refused the key (401)"},
 		{"unauthorized, no body", chargeCall, 401, "", Retryable, foreign, "refused the key"},
@@ -266,7 +282,7 @@ func TestRetryAfter(t *testing.T) {
 
 // Whatever comes, success needs proof: no mutation of bytes and status yields a success for another amount.
 func TestClassifyNeverGuesses(t *testing.T) {
-	seeds := []string{good, declined, invalid, otherKey, inUse, limited, htmlPage, emptyList, apiError, "", "null"}
+	seeds := []string{good, declined, invalid, wrongURL, otherKey, inUse, limited, htmlPage, emptyList, apiError, "", "null"}
 	rapid.Check(t, func(t *rapid.T) {
 		body := []byte(rapid.SampledFrom(seeds).Draw(t, "seed"))
 		for range rapid.IntRange(0, 4).Draw(t, "changes") {
@@ -276,7 +292,7 @@ func TestClassifyNeverGuesses(t *testing.T) {
 			at := rapid.IntRange(0, len(body)-1).Draw(t, "at")
 			body[at] = rapid.Byte().Draw(t, "byte")
 		}
-		status := rapid.SampledFrom([]int{0, 100, 200, 201, 204, 302, 400, 401, 402, 404, 409, 429, 500, 503, 511}).Draw(t, "status")
+		status := rapid.SampledFrom([]int{0, 100, 200, 201, 204, 302, 400, 401, 402, 404, 405, 409, 429, 500, 503, 511}).Draw(t, "status")
 		a, h := classify(newAsk(chargeCall), status, http.Header{}, body, time.Now())
 		switch a.Outcome {
 		case Succeeded:
@@ -289,7 +305,7 @@ func TestClassifyNeverGuesses(t *testing.T) {
 				t.Fatalf("decline from %d %q", status, body)
 			}
 		case Retryable:
-			if status != 401 && status != 403 && status != 429 {
+			if status != 401 && status != 403 && status != 404 && status != 405 && status != 429 {
 				t.Fatalf("retryable from %d %q", status, body)
 			}
 		case Unknown:

@@ -19,7 +19,8 @@
 //   - the link judge (judge.go): does the line reach the processor? Unconfigured, offline, degraded or online.
 //   - the breaker (breaker.go): does the processor work? Closed, open or half-open. Answers of the 4xx class,
 //     429 among them, are no failures.
-//   - the hold (hold.go): has the processor asked us to wait (429), or refused our key (401, 403)?
+//   - the hold (hold.go): has the processor asked us to wait (429), refused our key (401, 403), or is it not
+//     at this URL (404, 405 to a payment)?
 //
 // A probe is sent only when no answer came within an interval, one at a time, outside the breaker; while the breaker
 // is half-open the probe is its trial, so that no payment is. A breaker that opened only for want of a line

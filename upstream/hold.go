@@ -18,6 +18,7 @@ type Alarm struct {
 // The codes of alarms.
 const (
 	AlarmKeyRefused  = "upstream_key_refused"  // 401 or 403: nothing is sent until a probe is let in
+	AlarmURLWrong    = "upstream_url_wrong"    // 404 or 405 to a payment: nothing is sent until the address proves right
 	AlarmRateLimited = "upstream_rate_limited" // 429: nothing is sent until the time asked for has passed
 	AlarmBreakerOpen = "upstream_breaker_open"
 	AlarmNotTheirs   = "upstream_not_the_processor" // something else answers in its place: a captive portal, a proxy
@@ -29,22 +30,65 @@ const (
 	// retryAfterMax caps what a processor may ask for: a mistaken header must not stop a shop for a year.
 	// One that means it will say so again.
 	retryAfterMax = 5 * time.Minute
-	// refusedMax caps the time between two tries of a refused key.
+	// refusedMax caps the time between two tries of a refused key, and of an address that knows no payments.
 	refusedMax = 5 * time.Minute
 )
 
-// hold keeps requests back after the processor has asked for it.
+// hold keeps requests back after the processor has asked for it, or would not look at them.
 type hold struct {
 	cfg *Config
 
 	mu        sync.Mutex // guards what follows; a leaf
 	rateFrom  time.Time  // since when rate limited
 	rateUntil time.Time
-	refused   bool      // the key was refused
-	refusedAt time.Time // since when
-	lastRefus time.Time // the latest refusal
-	status    int       // 401 or 403
-	strikes   int       // refusals of requests, not probes, without a success between
+	key       refusal // 401, 403
+	url       refusal // 404, 405 to a payment
+}
+
+// refusal is one reason for which the processor will not look at any request.
+type refusal struct {
+	raised  bool
+	since   time.Time
+	latest  time.Time // when the refusal came that the patience counts from
+	status  int
+	strikes int // refusals of requests, not probes, without a success between
+}
+
+func (f *refusal) raise(r result, now time.Time) {
+	if !f.raised {
+		f.raised, f.since = true, now
+	} else if r.probe || !r.start.After(f.latest) || now.Sub(f.latest) < refusedMax {
+		f.status = r.Status
+		return // no new try: a probe, or sent before the first refusal came
+	}
+	f.latest, f.status = now, r.Status
+	if !r.probe {
+		f.strikes++
+	}
+}
+
+// lift ends the refusal by an answer to what was sent after it, once the patience is over.
+func (f *refusal) lift(r result, now time.Time, cfg *Config) {
+	if f.raised && r.start.After(f.latest) && now.Sub(f.latest) >= f.patience(cfg) {
+		f.raised = false
+	}
+	if !r.probe && !f.raised {
+		f.strikes = 0
+	}
+}
+
+// patience is how long after a refusal a good probe is not believed: what is good for a probe may not be for a
+// payment, so each refusal of a payment doubles it.
+func (f *refusal) patience(cfg *Config) time.Duration {
+	if f.strikes == 0 {
+		return 0
+	}
+	return min(cfg.ProbeInterval/2<<min(f.strikes-1, 20), refusedMax)
+}
+
+// nextLook is when a probe may lift the refusal.
+func (f *refusal) nextLook(cfg *Config, now time.Time) time.Duration {
+	return max(cfg.ProbeInterval, f.patience(cfg)-now.Sub(f.latest))
 }
 
 func newHold(cfg *Config) *hold { return &hold{cfg: cfg} }
@@ -65,50 +109,41 @@ func (h *hold) observe(r result) {
 			h.rateUntil = until
 		}
 	case r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden:
-		if r.keyReplaced {
-			return // the old key's refusal
+		if !r.keyReplaced { // else it is the old key's
+			h.key.raise(r, now)
 		}
-		if !h.refused {
-			h.refused, h.refusedAt = true, now
-			if !r.probe {
-				h.strikes++
-			}
+	case r.urlWrong:
+		if !r.keyReplaced {
+			h.url.raise(r, now)
 		}
-		h.lastRefus, h.status = now, r.Status
 	case r.health == answered:
-		// A key may be good for a probe and not for a payment: each refusal of a payment doubles the time for
-		// which a good probe is not believed.
-		if h.refused && r.start.After(h.refusedAt) && now.Sub(h.refusedAt) >= h.patience() {
-			h.refused = false
-		}
-		if !r.probe && !h.refused {
-			h.strikes = 0
+		h.key.lift(r, now, h.cfg)
+		if r.urlRight() {
+			h.url.lift(r, now, h.cfg)
 		}
 	}
-}
-
-// patience is how long after a refusal a good probe is not believed.
-func (h *hold) patience() time.Duration {
-	if h.strikes == 0 {
-		return 0
-	}
-	return min(h.cfg.ProbeInterval/2<<min(h.strikes-1, 20), refusedMax)
 }
 
 func (h *hold) keyChanged() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.refused, h.strikes = false, 0
+	h.key, h.url = refusal{}, refusal{}
 }
 
 // inForce returns why and for how much longer requests are held; zero if they are not. A refused key is held until
-// a probe is let in: the time is that of the next look.
+// a probe is let in: the time is that of the next look. So is an address that knows no payments; but since a
+// processor need not know the probe's path, requests themselves may try it again every refusedMax.
 func (h *hold) inForce() (reason string, remaining time.Duration) {
 	now := h.cfg.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.refused {
-		return "the processor refused the key", max(h.cfg.ProbeInterval, h.patience()-now.Sub(h.refusedAt))
+	if h.key.raised {
+		return "the processor refused the key", h.key.nextLook(h.cfg, now)
+	}
+	if h.url.raised {
+		if remaining := refusedMax - now.Sub(h.url.latest); remaining > 0 {
+			return "the upstream URL does not take payments", min(remaining, h.url.nextLook(h.cfg, now))
+		}
 	}
 	if remaining := h.rateUntil.Sub(now); remaining > 0 {
 		return "the processor asked to wait", remaining
@@ -121,9 +156,13 @@ func (h *hold) alarms() []Alarm {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var list []Alarm
-	if h.refused {
-		list = append(list, Alarm{AlarmKeyRefused, h.refusedAt,
-			"the processor answers " + strconv.Itoa(h.status) + ": check the upstream key; payments are kept and wait"})
+	if h.key.raised {
+		list = append(list, Alarm{AlarmKeyRefused, h.key.since,
+			"the processor answers " + strconv.Itoa(h.key.status) + ": check the upstream key; payments are kept and wait"})
+	}
+	if h.url.raised {
+		list = append(list, Alarm{AlarmURLWrong, h.url.since,
+			"payments are answered " + strconv.Itoa(h.url.status) + ": check the upstream URL; payments are kept and wait"})
 	}
 	if h.rateUntil.After(now) {
 		list = append(list, Alarm{AlarmRateLimited, h.rateFrom,

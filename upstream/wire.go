@@ -56,7 +56,20 @@ type result struct {
 	health      health
 	probe       bool
 	keyReplaced bool
+	urlWrong    bool // the collection is not known there
 	start, end  time.Time
+}
+
+// urlRight reports whether the answer proves that the base URL is the processor's. A 404 or 405 does so only where it
+// names what is missing in a request; for a probe, whose path a processor need not know, never.
+func (r result) urlRight() bool {
+	if r.health != answered || r.Outcome != Succeeded && r.Outcome != Declined {
+		return false
+	}
+	if r.Status == http.StatusNotFound || r.Status == http.StatusMethodNotAllowed {
+		return !r.probe && r.Failure.Code == codeMissing
+	}
+	return true
 }
 
 // failed reports whether the breaker counts it. Answers of the 4xx class never do, whoever wrote them.
@@ -170,7 +183,9 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	case len(body) > bodyBytesMax:
 		r.Reason, r.health = "answer too large", foreign
 	default:
-		r.Answer, r.health = classify(newAsk(c), resp.StatusCode, resp.Header, body, w.cfg.Now())
+		q := newAsk(c)
+		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, body, w.cfg.Now())
+		r.urlWrong = collectionUnknown(q, r.Answer)
 	}
 	if r.health == silent && resp.StatusCode >= 400 {
 		// The status line is not the answer: what kind of 4xx it was to be is not known.

@@ -93,6 +93,8 @@ func (s *Simulator) execute(ep endpoint, p url.Values, key string) answer {
 		}
 	}
 	switch {
+	case ep.act == "" && len(metadata(p)) > metadataKeysMax:
+		return invalid("metadata", "You can have up to 50 metadata keys on an object.").as(http.StatusBadRequest)
 	case ep.collection == "charges":
 		return st.createCharge(p, key, now)
 	case ep.collection == "refunds":

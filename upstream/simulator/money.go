@@ -10,6 +10,9 @@ import (
 // amountMax is Stripe's: eight digits.
 const amountMax = 99_999_999
 
+// metadataKeysMax is Stripe's limit for one object.
+const metadataKeysMax = 50
+
 // declines maps the end of a test token (tok_… or pm_card_…) to what the bank says.
 var declines = map[string]struct{ code, declineCode, message string }{
 	"chargeDeclined":                  {"card_declined", "generic_decline", "Your card was declined."},

@@ -2,6 +2,7 @@ package simulator_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -178,6 +179,33 @@ func TestValidation(t *testing.T) {
 	// Validation stores nothing: the key is still free.
 	if r := p.charge("z"); r.status != 200 {
 		t.Errorf("after validation: %d %s", r.status, r.body)
+	}
+	p.effects(1)
+}
+
+// Stripe takes 50 metadata keys on an object and no more.
+func TestMetadataKeysAreCounted(t *testing.T) {
+	p := start(t, simulator.Options{})
+	with := func(n int, params ...string) []string {
+		for i := range n {
+			params = append(params, fmt.Sprintf("metadata[k%d]", i), "v")
+		}
+		return params
+	}
+	charge := []string{"amount", "1999", "currency", "usd", "source", "tok_visa"}
+	if r := p.post("/charges", "many", with(51, charge...)...); r.status != 400 || r.errorType() != "invalid_request_error" {
+		t.Errorf("charge with 51: %d %s", r.status, r.body)
+	}
+	if r := p.post("/payment_intents", "i", with(51, "amount", "1", "currency", "usd")...); r.status != 400 {
+		t.Errorf("intent with 51: %d %s", r.status, r.body)
+	}
+	p.effects(0)
+	made := p.post("/charges", "many", with(50, charge...)...) // the key is still free
+	if made.status != 200 {
+		t.Fatalf("charge with 50: %d %s", made.status, made.body)
+	}
+	if r := p.post("/refunds", "r", with(51, "charge", made.json["id"].(string))...); r.status != 400 {
+		t.Errorf("refund with 51: %d %s", r.status, r.body)
 	}
 	p.effects(1)
 }
