@@ -97,7 +97,6 @@ func (x *exposure) isDue(shard int) bool {
 	return x.due[shard]
 }
 
-
 func (x *exposure) add(k exposureKey, s Sum) {
 	if s = x.total[k].plus(s); s == (Sum{}) {
 		delete(x.total, k)
