@@ -386,3 +386,14 @@ func TestJetStreamThatShutItselfDown(t *testing.T) {
 		t.Errorf("sequence %d, want 6", seq)
 	}
 }
+
+// A stream that nothing was published to is whole, also after its process was killed.
+func TestEmptyStreamIsKept(t *testing.T) {
+	for _, first := range []uint64{0, 1, 77} {
+		dir := filepath.Join(t.TempDir(), "bus")
+		b := reopen(t, open(t, Options{Dir: dir, FirstSeq: first}), Options{Dir: dir, FirstSeq: first})
+		if b.Recreated() || len(brokenFolders(t, dir)) > 0 {
+			t.Fatalf("first sequence %d: an empty stream was moved aside", first)
+		}
+	}
+}

@@ -74,7 +74,11 @@ func (b *Bus) openStream(ctx context.Context, w *wire, existed bool, first uint6
 		return 0, false, fmt.Errorf("recovering the stream: %w", err)
 	}
 	s := info.State
-	if held := s.LastSeq + 1 - s.FirstSeq; s.Msgs != held {
+	held := s.LastSeq + 1 - s.FirstSeq
+	if s.LastSeq == 0 { // nothing was ever published; the server then says 0 for both
+		held = 0
+	}
+	if s.Msgs != held {
 		// Events leave at the front only, so a hole is damage.
 		return 0, false, fmt.Errorf("%d events are missing between sequences %d and %d", held-s.Msgs, s.FirstSeq, s.LastSeq)
 	}
