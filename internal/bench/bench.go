@@ -44,6 +44,7 @@ type options struct {
 	connections []int
 	backlog     int
 	starts      int
+	payment     string
 	profile     string
 	serve       []string
 }
@@ -77,6 +78,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&connections, "connections", "1,64,256", "numbers of connections")
 	flags.IntVar(&o.backlog, "backlog", 5000, "payments that wait when the line returns; 0 leaves the drain out")
 	flags.IntVar(&o.starts, "starts", 5, "starts on an empty folder")
+	flags.StringVar(&o.payment, "payment", "plain", "what is asked for: plain (amount, currency, source) or rich (also user, description, metadata)")
 	flags.StringVar(&serve, "serve", "", "more `flags` of tenderbox serve for the box that takes payments, such as '--shards 1'")
 	flags.StringVar(&o.profile, "profile", "", "instead of the table, say where the box's CPU time goes, and write a profile to this file")
 	if err := flags.Parse(args); err != nil {
@@ -95,6 +97,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if o.rounds < 1 || o.duration < 100*time.Millisecond || o.starts < 1 || o.backlog < 0 {
 		return errors.New("want at least one round and start, 100ms a measurement, and no negative backlog")
+	}
+	if payments[o.payment] == "" {
+		return fmt.Errorf("-payment %q: want plain or rich", o.payment)
 	}
 	return measure(ctx, o)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type load struct {
 	key         string // API key
 	run         string // makes idempotency keys unique
 	connections int
+	payment     string        // which of payments; "" is plain
 	duration    time.Duration // 0: until count
 	count       int           // payments in all; 0: until duration
 }
@@ -147,8 +149,15 @@ type line struct {
 
 const userDigits = 6
 
+// payments are what can be asked for: the one that a first client sends, and one with all that the box keeps beside it, which
+// costs it a further row and a further index.
+var payments = map[string]string{
+	"plain": `{"amount":1999,"currency":"usd","source":"tok_visa"}`,
+	"rich":  `{"amount":1999,"currency":"usd","source":"tok_visa","user_id":"user-000000","description":"Table 7, two coffees","metadata":{"till":"3","receipt":"2030-01-02/1234"}}`,
+}
+
 func newLine(conn net.Conn, l load, i int) *line {
-	body := []byte(`{"amount":1999,"currency":"usd","source":"tok_visa","user_id":"user-000000","description":"Table 7, two coffees","metadata":{"till":"3","receipt":"2030-01-02/1234"}}`)
+	body := []byte(payments[cmp.Or(l.payment, "plain")])
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nIdempotency-Key: ", paymentPath, l.address, l.key)
 	return &line{
 		conn: conn, in: bufio.NewReader(conn), head: []byte(head), tail: fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n", len(body)),
@@ -178,7 +187,7 @@ func (c *line) pay(began time.Time, duration time.Duration, quota *tickets) erro
 // exchange sends the nth payment and reads its answer.
 func (c *line) exchange(n int) (status int, err error) {
 	user := n % usersMax
-	for i := userDigits - 1; i >= 0; i-- {
+	for i := userDigits - 1; i >= 0 && c.userAt >= 0; i-- {
 		c.body[c.userAt+i] = byte('0' + user%10)
 		user /= 10
 	}

@@ -104,7 +104,7 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 
 	servers := []*server{plain, box}
 	for _, s := range servers {
-		if _, err := look(ctx, s, load{run: "warm", connections: slices.Max(o.connections), duration: warmup}); err != nil {
+		if _, err := look(ctx, s, load{run: "warm", connections: slices.Max(o.connections), duration: warmup, payment: o.payment}); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 		seen := map[*server][]*window{}
 		for round := range o.rounds {
 			for _, s := range servers {
-				w, err := look(ctx, s, load{run: fmt.Sprintf("c%d-r%d", connections, round), connections: connections, duration: o.duration})
+				w, err := look(ctx, s, load{run: fmt.Sprintf("c%d-r%d", connections, round), connections: connections, duration: o.duration, payment: o.payment})
 				if err != nil {
 					return err
 				}
