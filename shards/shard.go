@@ -245,11 +245,12 @@ func (o *op) answer(err error) {
 }
 
 func (o *op) wait(stopped <-chan struct{}) error {
+	ctx := o.ctx // an abandoned operation is the writer's: it frees it at any moment
 	select {
 	case <-o.done:
-	case <-o.ctx.Done():
+	case <-ctx.Done():
 		if o.abandon() {
-			return o.ctx.Err() // the writer frees it, unseen
+			return ctx.Err()
 		}
 		return o.outcome(stopped)
 	case <-stopped:
