@@ -29,9 +29,13 @@ func TestDriveSendsWhatItCounts(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		_, user, found := strings.Cut(string(content), "user-")
+		if !found {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
 		mu.Lock()
 		keys[r.Header.Get("Idempotency-Key")] = true
-		_, user, _ := strings.Cut(string(content), "user-")
 		users[user[:userDigits]] = true
 		mu.Unlock()
 		r.Body = io.NopCloser(bytes.NewReader(content))
@@ -39,7 +43,7 @@ func TestDriveSendsWhatItCounts(t *testing.T) {
 	}))
 	defer s.Close()
 	const n = 1500
-	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", connections: 7, count: n})
+	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", payment: "rich", connections: 7, count: n})
 	if err != nil {
 		t.Fatal(err)
 	}
