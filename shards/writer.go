@@ -26,12 +26,14 @@ type writer struct {
 	attached []any
 	pause    time.Duration // before the next attempt to reopen
 	retry    *time.Timer
+	patience *time.Timer // for a turn
 	wal      walLevel
 }
 
 func newWriter(sh *Shard) *writer {
-	w := &writer{sh: sh, retry: time.NewTimer(time.Hour)}
+	w := &writer{sh: sh, retry: time.NewTimer(time.Hour), patience: time.NewTimer(time.Hour)}
 	w.retry.Stop()
+	w.patience.Stop()
 	return w
 }
 
@@ -64,6 +66,9 @@ func (w *writer) run() {
 // whose fsync the others wait for.
 func (w *writer) gather(first *op) {
 	w.batch = append(w.batch[:0], first)
+	if w.sh.set.turn.take(w.patience) {
+		defer w.sh.set.turn.give()
+	}
 	runtime.Gosched()
 	for len(w.batch) < w.sh.o.BatchMax {
 		select {
