@@ -70,6 +70,7 @@ type Ledger struct {
 	clock    *clock
 	ids      *ids
 	keys     *keys
+	emails   emails
 	exposure *exposure
 	alarms   *alarms
 	waiters  *waiters

@@ -75,6 +75,7 @@ var (
 var kinds = map[ledger.Kind]int{
 	ledger.Conflict:    http.StatusConflict,
 	ledger.Mismatch:    http.StatusUnprocessableEntity,
+	ledger.Stale:       http.StatusPreconditionFailed,
 	ledger.Unavailable: http.StatusServiceUnavailable,
 	ledger.Full:        http.StatusInsufficientStorage,
 }
