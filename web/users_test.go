@@ -37,7 +37,7 @@ func (l *oneUser) ChangeUser(ctx context.Context, t tenants.ID, id string, c led
 	l.change = c
 	u, err := l.User(ctx, t, id)
 	if err == nil && c.Version != 0 && c.Version != u.Version {
-		err = &ledger.Error{Kind: ledger.Stale, Code: "version_mismatch", Field: "If-Match"}
+		err = &ledger.Error{Kind: ledger.Stale, Code: "version_mismatch", Field: "If-Match", Message: "changed meanwhile"}
 	}
 	return u, err
 }
