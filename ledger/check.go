@@ -131,7 +131,8 @@ var auditRules = []struct{ what, query string }{
 		LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
 		LEFT JOIN orders o ON o.tenant = k.tenant AND o.id = k.record
 		LEFT JOIN users u ON u.tenant = k.tenant AND u.id = substr(k.record, instr(k.record, ':') + 1) AND instr(k.record, ':') > 0
-		WHERE p.id IS NULL AND o.id IS NULL AND u.id IS NULL`},
+		LEFT JOIN journal j ON j.tenant = k.tenant AND j.id = k.record AND j.subject = j.id
+		WHERE p.id IS NULL AND o.id IS NULL AND u.id IS NULL AND j.id IS NULL`},
 	{"paid order without a succeeded payment of its amount", `/* box */
 		SELECT o.tenant || ' ' || o.id FROM orders o LEFT JOIN payments p ON p.tenant = o.tenant AND p.id = o.payment_id
 		WHERE o.paid_at IS NOT NULL AND (p.id IS NULL OR p.status <> 'succeeded' OR p.order_id <> o.id OR p.amount <> o.amount OR p.currency <> o.currency)`},

@@ -36,7 +36,7 @@ const (
 )
 
 // recordPrefixes begin the ids of the records that requests with a key make.
-var recordPrefixes = [...]string{paymentPrefix, orderPrefix, userPrefix}
+var recordPrefixes = [...]string{paymentPrefix, orderPrefix, userPrefix, eventPrefix}
 
 // ulid is the part of the id that carries time and slot.
 func (r recordID) ulid() (ulid.ULID, bool) {

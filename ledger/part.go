@@ -108,6 +108,7 @@ func (l *Ledger) afterCommit(sh *shards.Shard, attached []any) {
 	l.clock.wrote(g.events[len(g.events)-1].OccurredAt)
 	p.derive.wake()
 	l.publish.wake()
+	l.tell(g.events)
 }
 
 // uncounted reports whether the sums of a shard that could be counted are not

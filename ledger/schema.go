@@ -153,5 +153,9 @@ CREATE TABLE order_items (
 	PRIMARY KEY (tenant, order_id)
 ) STRICT, WITHOUT ROWID;
 
+-- Events of apps' own, which alone are their own subject: so that a repeated
+-- request finds the one that it made.
+CREATE INDEX journal_emitted ON journal (tenant, id) WHERE subject = id;
+
 CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
 `}}
