@@ -49,6 +49,9 @@ type QueueConfig struct {
 	Timeout          time.Duration
 	RemoveOnComplete Retention
 	RemoveOnFail     Retention
+
+	ReadOnly bool // tenants may look, not change
+	Internal bool // tenants do not see it
 }
 
 // Options configure an Engine.

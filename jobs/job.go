@@ -77,11 +77,24 @@ type Job struct {
 	FinishedAt   time.Time // zero until Completed or Failed
 	LastError    string    // of the last failed attempt
 	Result       []byte    // what the handler gave Done
-	LeaseToken   string    // set on the copy that a handler gets
+	LeaseToken   string    // set on the copy that a handler or an outside worker gets
+	LeasedUntil  time.Time // of an outside worker's lease; zero: none
+	Worker       string    // who has it
+	Progress     []byte    // JSON that its worker reported last
+	History      []Attempt // the attempts that ended, oldest first; the newest historyMax
 
 	interruptions int // attempts in a row that ended with the process
 	started       bool
 	seq           uint64
+}
+
+// Attempt is one attempt that ended.
+type Attempt struct {
+	N         int // from 1
+	StartedAt time.Time
+	EndedAt   time.Time
+	Worker    string // "": the box's own
+	Error     string // "": it completed
 }
 
 const (
