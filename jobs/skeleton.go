@@ -12,114 +12,16 @@ import (
 
 var errSkeleton = errors.New("not built yet")
 
-// ---- queues (queue.go, declare.go): owner "engine"
-
 var (
-	// ErrReadOnly: the queue is the box's own; tenants may look, not change.
-	ErrReadOnly = errors.New("queue is read-only for tenants")
 	// ErrState: the job is not in a state in which this can be done to it; the text names the state.
 	ErrState = errors.New("the job's state does not allow it")
 )
-
-// RateLimit bounds starts of jobs: Count in each Per.
-type RateLimit struct {
-	Count int           // 0: no limit
-	Per   time.Duration // 0: a second
-}
-
-// Limits of a queue. The zero value limits nothing.
-type Limits struct {
-	Active       int       // jobs active at a time, all tenants together; 0: no limit
-	TenantActive int       // of one tenant; 0: no limit
-	Rate         RateLimit // starts, all tenants together
-	TenantRate   RateLimit // starts of one tenant
-}
-
-// Defaults of a queue's jobs; zero fields mean the package's defaults, as in NewJob.
-type Defaults struct {
-	Attempts         int
-	Backoff          Backoff
-	Timeout          time.Duration
-	RemoveOnComplete Retention
-	RemoveOnFail     Retention
-}
-
-// QueueInfo is a queue as a tenant (or, with tenant "", the operator) sees it.
-type QueueInfo struct {
-	Name     string
-	Tenant   string // whose own queue it is; "": it ships with the box
-	ReadOnly bool   // tenants may only look (payments, webhooks)
-	Paused   bool   // by the operator (whole queue) or by the tenant (its own line)
-	Defaults Defaults
-	Limits   Limits
-	Counts   QueueStats
-	Rates    QueueRates
-}
 
 // QueueRates are what statistics.go measures, per tenant and queue, in memory since the start.
 type QueueRates struct {
 	Added, Started, Completed, Failed float64       // a second, over the last minute
 	WaitP50, WaitP99                  time.Duration // from due to start
 	RunP50, RunP99                    time.Duration // from start to outcome
-}
-
-// Declare makes or changes a tenant's own queue. Names of shipped queues: ErrReadOnly. created: it did not exist.
-func (e *Engine) Declare(ctx context.Context, tenant, queue string, d Defaults, l Limits) (created bool, err error) {
-	return false, errSkeleton
-}
-
-// Queues lists the queues that a tenant has: the shipped ones and its own, by name. tenant "": all, also other tenants' own.
-func (e *Engine) Queues(tenant string) []QueueInfo { return nil }
-
-// Queue is one of them. ErrUnknownQueue, whose text lists the known ones.
-func (e *Engine) Queue(tenant, queue string) (QueueInfo, error) { return QueueInfo{}, errSkeleton }
-
-// Pause keeps jobs from being leased, of a tenant's line or (tenant "") of the whole queue, also after a restart.
-func (e *Engine) Pause(ctx context.Context, tenant, queue string) error { return errSkeleton }
-
-// Resume ends a pause of the same scope.
-func (e *Engine) Resume(ctx context.Context, tenant, queue string) error { return errSkeleton }
-
-// ---- leases of workers outside (outside.go): owner "engine"
-
-// LeaseRequest asks for jobs on behalf of a worker that is not in this process.
-type LeaseRequest struct {
-	Queue  string
-	Tenant string        // "": all tenants in turn
-	Max    int           // 1…leaseMax
-	For    time.Duration // after which the jobs are leased anew, unless extended
-	Wait   time.Duration // long poll: how long to wait for a first job; 0: not at all
-	Worker string        // free text, shown on the job
-	Names  []string      // only jobs of these names; empty: all
-}
-
-// Lease waits for and leases jobs. An empty answer is not an error. The token (Job.LeaseToken) and deadline are durable when it returns, and are
-// honoured after a restart.
-func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) { return nil, errSkeleton }
-
-// Outcome says which job an outside worker speaks of. A token that is not the present one: ErrStaleLease.
-type LeaseRef struct{ Tenant, Queue, ID, Token string }
-
-// Complete ends a lease with a result (JSON, may be nil).
-func (e *Engine) Complete(ctx context.Context, r LeaseRef, result json.RawMessage) (Job, error) {
-	return Job{}, errSkeleton
-}
-
-// CompleteMany and the like may be added for batches: see the HTTP API's figures.
-
-// Fail ends a lease without success: again after the backoff (or delay, if not nil) while attempts are left and retry is true.
-func (e *Engine) Fail(ctx context.Context, r LeaseRef, reason string, retry bool, delay *time.Duration) (Job, error) {
-	return Job{}, errSkeleton
-}
-
-// Extend moves a lease's deadline to now+d.
-func (e *Engine) Extend(ctx context.Context, r LeaseRef, d time.Duration) (Job, error) {
-	return Job{}, errSkeleton
-}
-
-// Progress stores a JSON value on the job.
-func (e *Engine) Progress(ctx context.Context, r LeaseRef, progress json.RawMessage) (Job, error) {
-	return Job{}, errSkeleton
 }
 
 // ---- looking at jobs and moving them (list.go, manage.go, log.go): owner "management"
