@@ -40,6 +40,7 @@ type QueueInfo struct {
 	Name     string
 	Tenant   string // whose own queue it is; "": it ships with the box
 	ReadOnly bool   // tenants may only look (payments, webhooks)
+	Internal bool   // tenants do not see it
 	Paused   bool   // by the operator (whole queue) or by the tenant (its own line)
 	Defaults Defaults
 	Limits   Limits
@@ -276,7 +277,7 @@ func (e *Engine) infos(tx *bbolt.Tx, q *queue, tenant string) (out []QueueInfo) 
 		}
 		l := q.lines[tenant]
 		return []QueueInfo{{
-			Name: q.Name, ReadOnly: q.ReadOnly, Paused: q.paused || tenant != "" && l != nil && l.paused, Defaults: q.defaults(), Limits: q.Limits,
+			Name: q.Name, ReadOnly: q.ReadOnly, Internal: q.Internal, Paused: q.paused || tenant != "" && l != nil && l.paused, Defaults: q.defaults(), Limits: q.Limits,
 			Counts: e.counts(tx, q, tenant), Rates: e.ratesOf(tenant, q.Name),
 		}}
 	}

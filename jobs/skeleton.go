@@ -115,6 +115,7 @@ type Schedule struct {
 	NextAt            time.Time // zero: paused
 	LastAt            time.Time // the last occurrence that became a job; zero: none yet
 	LastJobID         string
+	LastError         string // why the last occurrence became none; "": it did
 }
 
 // PutSchedule makes or replaces a schedule.
