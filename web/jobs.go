@@ -88,10 +88,19 @@ type (
 	}
 	addedOutput struct {
 		Location string `header:"Location" doc:"Of a single job."`
-		Body     jobView
+		Body     jobOrJobs
 	}
 	goneOutput struct{}
 )
+
+// jobOrJobs describes the answer to an enqueue.
+type jobOrJobs struct{}
+
+// Schema is for the description.
+func (jobOrJobs) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{r.Schema(reflect.TypeFor[jobView](), true, ""),
+		{Type: huma.TypeObject, Required: []string{"jobs"}, Properties: map[string]*huma.Schema{"jobs": arrayOf[jobView](r, jobsMax)}}}}
+}
 
 type logView struct {
 	At   time.Time `json:"at"`

@@ -157,8 +157,10 @@ func (s *Server) registerQueues() {
 	register(s, op("list-queues", http.MethodGet, queuesPath, "List queues, by name",
 		"Those that ship with the box, and the tenant's own. The operator, naming no tenant, sees all."), forAnyone, s.listQueues)
 	register(s, op("get-queue", http.MethodGet, queuePath, "See how a queue stands", ""), forAnyone, s.readQueue)
-	register(s, op("put-queue", http.MethodPut, queuePath, "Declare a queue of the tenant's own, or change it",
-		"Answers 201 if it is new. Queues that ship with the box have the box's settings."), forTenant, s.putQueue)
+	put := op("put-queue", http.MethodPut, queuePath, "Declare a queue of the tenant's own, or change it",
+		"Answers 201 if it is new. Queues that ship with the box have the box's settings.")
+	put.Responses = map[string]*huma.Response{"201": {Description: "Created: as 200"}}
+	register(s, put, forTenant, s.putQueue)
 	documentBody[newQueue](s.api, http.MethodPut, queuePath)
 	register(s, op("pause-queue", http.MethodPost, queuePath+"/pause", "Start no more jobs, also after a restart",
 		"A tenant pauses its own line; the operator, naming no tenant, the whole queue. What is active goes on."), forAnyone,

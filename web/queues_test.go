@@ -183,3 +183,37 @@ func settleJobs() []jobs.NewJob {
 	return []jobs.NewJob{{Queue: "payments", Tenant: "shop", ID: "pay_1", Name: "settle", Attempts: -1, RemoveOnComplete: jobs.Retention{Remove: true}},
 		{Queue: "events", Tenant: "shop", ID: "failed_1", Name: "record-event"}}
 }
+
+// Every route of the queues is described, served ones and those that huma serves alike, with what it takes and answers.
+func TestQueuesAreDescribed(t *testing.T) {
+	js := newJobServer(t, nil)
+	paths := js.ask("GET /openapi.json", "").is(200, "").json["paths"].(map[string]any)
+	docs := js.ask("GET /docs", "").is(200, "").body
+	routes := map[string]bool{}
+	for line := range bodyRoutes {
+		routes[line] = true
+	}
+	for line := range routes {
+		method, path, _ := strings.Cut(line, " ")
+		path = strings.NewReplacer("/email", "/{queue}", "/till", "/{queue}", "/jobs/x", "/jobs/{id}", "/schedules/s", "/schedules/{id}").Replace(path)
+		item, _ := paths[path].(map[string]any)
+		op, _ := item[strings.ToLower(method)].(map[string]any)
+		body, _ := op["requestBody"].(map[string]any)
+		if body == nil || op["responses"] == nil || op["security"] == nil || !strings.Contains(docs, "<code>"+method+" "+path+"</code>") {
+			t.Errorf("%s %s is described as %v", method, path, op)
+		}
+	}
+	n := 0
+	for path, item := range paths {
+		if strings.HasPrefix(path, "/api/v1/queues") {
+			n += len(item.(map[string]any))
+		}
+	}
+	if n != 26 {
+		t.Errorf("%d operations are described", n)
+	}
+	stream := paths["/api/v1/queues/{queue}/stream"].(map[string]any)["get"].(map[string]any)
+	if !strings.Contains(fmt.Sprint(stream), "text/event-stream") {
+		t.Errorf("the stream is described as %v", stream)
+	}
+}

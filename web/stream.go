@@ -33,10 +33,7 @@ type transitionView struct {
 	Progress rawValue   `json:"progress,omitempty" doc:"If that is what changed."`
 }
 
-type streamOutput struct {
-	ContentType string `header:"Content-Type"`
-	Body        transitionView
-}
+type streamOutput struct{ Body transitionView }
 
 func (s *Server) registerStream() {
 	registerDirect[queueQuery, streamOutput](s, huma.Operation{
@@ -45,6 +42,8 @@ func (s *Server) registerStream() {
 		Description: "One event `job` for each move of a job from now on; they are not kept, so a stream that is opened anew begins with now. A reader who is " +
 			"too slow gets an event `lost` and the end of the stream: read the lists anew.",
 	}, forTenant, s.streamJobs)
+	answer := s.api.OpenAPI().Paths[queuePath+"/stream"].Get.Responses["200"]
+	answer.Content = map[string]*huma.MediaType{"text/event-stream": answer.Content[jsonType]}
 }
 
 // streamJobs tells the moves of a tenant's jobs until the client goes, falls behind, or the server leaves.
