@@ -13,6 +13,7 @@ type census struct {
 	lines    map[string]map[string]*counts // by queue, tenant
 	leased   []heldLease
 	settings settings
+	plans    plans
 }
 
 type counts struct {
@@ -58,7 +59,7 @@ func (c census) delays() bool {
 
 // takeCensus counts the keys of tx. Of jobs it reads no values.
 func takeCensus(tx *bbolt.Tx) census {
-	c := census{lines: map[string]map[string]*counts{}, settings: readSettings(tx)}
+	c := census{lines: map[string]map[string]*counts{}, settings: readSettings(tx), plans: readPlans(tx)}
 	var n *counts
 	var prefix []byte
 	walk := func(name []byte, size int, count func(n *counts, rest []byte)) {
@@ -122,6 +123,7 @@ func (e *Engine) install(c census) {
 	for _, q := range e.queues {
 		q.reset()
 	}
+	e.plans.next, e.plans.first = c.plans.next, c.plans.first
 	for name, tenants := range c.lines {
 		q := e.named(name)
 		for tenant, n := range tenants {

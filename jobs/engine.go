@@ -115,6 +115,10 @@ type Engine struct {
 	riding    bool     // a write of starts is on its way
 	stale     bool     // memory and file may differ; the scheduler reads anew
 	closed    bool
+	plans     plans
+
+	watchers   watchers
+	statistics statistics
 }
 
 var (
@@ -165,6 +169,7 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	e.clock.runs = o.steady
 	e.clock.init(o.Now, last)
 	e.install(c)
+	e.statistics.init(e.clock.steady())
 	e.startsWait.init(!clean && !fresh)
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stop, e.done = cancel, ctx.Done()
@@ -178,6 +183,7 @@ func (e *Engine) Close() error {
 	e.closeOnce.Do(func() {
 		e.stop()
 		<-e.scheduled
+		e.watchers.close()
 		e.mu.Lock()
 		e.closed = true
 		orderly := true

@@ -163,7 +163,21 @@ func putAt(tx *bbolt.Tx, j *Job, p place) error {
 	if err := b.Put(key, j.encode()); err != nil {
 		return err
 	}
+	if p.in == placeDelayed {
+		if err := tx.Bucket(bLater).Put(laterKey(j.Queue, j.Tenant, p.seq), p.later()); err != nil {
+			return err
+		}
+	}
 	return ids.Put(idKey(j.Queue, j.Tenant, j.ID), p.encode())
+}
+
+// removeAt removes the record at p. Where it was found, by its id, is up to the caller.
+func removeAt(tx *bbolt.Tx, queue, tenant string, p place) error {
+	name, key := p.key(queue, tenant)
+	if err := tx.Bucket(name).Delete(key); err != nil || p.in != placeDelayed {
+		return err
+	}
+	return tx.Bucket(bLater).Delete(laterKey(queue, tenant, p.seq))
 }
 
 // find reads the job of that id: ErrNotFound or ErrDamaged.

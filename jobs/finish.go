@@ -18,7 +18,7 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State) error {
 	}
 	if keep.Remove {
 		w.finished = append(w.finished, finished{j, from, 0})
-		return tx.Bucket(bIDs).Delete(idKey(j.Queue, j.Tenant, j.ID))
+		return forget(tx, j.Queue, j.Tenant, j.ID, j.seq)
 	}
 	prefix := append(linePrefix(j.Queue, j.Tenant), in)
 	c := tx.Bucket(bFinished).Cursor()
@@ -39,7 +39,7 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State) error {
 // trim removes the oldest finished jobs under prefix: those more than keep.Count ordinals back, and those
 // that finished keep.Age or longer before j.
 func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (removed int, err error) {
-	b, ids := tx.Bucket(bFinished), tx.Bucket(bIDs)
+	b := tx.Bucket(bFinished)
 	var old [][]byte
 	c := b.Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 && len(old) < trimMax; k, v = c.Next() {
@@ -56,7 +56,7 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		if err != nil {
 			continue // its id is lost with it
 		}
-		if err := ids.Delete(idKey(j.Queue, j.Tenant, was.ID)); err != nil {
+		if err := forget(tx, j.Queue, j.Tenant, was.ID, was.seq); err != nil {
 			return 0, err
 		}
 	}
@@ -66,4 +66,12 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		}
 	}
 	return len(old), nil
+}
+
+// forget removes what is kept beside the record of a job that is gone: every way out ends here.
+func forget(tx *bbolt.Tx, queue, tenant, id string, seq uint64) error {
+	if err := tx.Bucket(bIDs).Delete(idKey(queue, tenant, id)); err != nil {
+		return err
+	}
+	return dropLogs(tx, queue, tenant, seq)
 }

@@ -22,6 +22,9 @@ import (
 //	parked    queue 0 tenant 0 place                  → a record that cannot be read, and where it was
 //	cursors   source                                  → cursor
 //	meta      "clean", "clock"
+//	later     queue 0 tenant 0 seq                    → due and priority of a delayed job: a tenant's own, in order of age
+//	logs      queue 0 tenant 0 seq number             → a line of a job's log
+//	schedules tenant 0 queue 0 id                     → plan
 var (
 	bWaiting  = []byte("waiting")
 	bDelayed  = []byte("delayed")
@@ -34,7 +37,11 @@ var (
 	bCursors  = []byte("cursors")
 	bMeta     = []byte("meta")
 
-	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta}
+	bLater     = []byte("later")
+	bLogs      = []byte("logs")
+	bSchedules = []byte("schedules")
+
+	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta, bLater, bLogs, bSchedules}
 )
 
 const (
@@ -159,4 +166,23 @@ func lastIn(c *bbolt.Cursor, prefix []byte) []byte {
 		return k
 	}
 	return nil
+}
+
+// laterKey is where a line's delayed job is found by its age. The delayed bucket itself is in order of time, all tenants mixed.
+func laterKey(queue, tenant string, seq uint64) []byte {
+	return be.AppendUint64(linePrefix(queue, tenant), seq)
+}
+
+func (p place) later() []byte {
+	return appendOrder(be.AppendUint64(nil, p.at), p.priority, p.seq)
+}
+
+// splitLater reads the end of a later key, and its value.
+func splitLater(end, v []byte) (p place, ok bool) {
+	if len(end) != 8 || len(v) != 8+orderBytes || be.Uint64(end) != be.Uint64(v[8+4:]) {
+		return p, false
+	}
+	p = place{in: placeDelayed, at: be.Uint64(v)}
+	p.priority, p.seq = orderOf(v[8:])
+	return p, true
 }

@@ -486,9 +486,8 @@ func (e *Engine) park(le *lease) {
 // parkAt moves the record at p to the parked ones. The index entry goes stale and reads as ErrDamaged.
 func parkAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 	name, key := p.key(queue, tenant)
-	b := tx.Bucket(name)
-	v := bytes.Clone(b.Get(key))
-	if err := b.Delete(key); err != nil {
+	v := bytes.Clone(tx.Bucket(name).Get(key))
+	if err := removeAt(tx, queue, tenant, p); err != nil {
 		return err
 	}
 	if p.in == placeWaiting {

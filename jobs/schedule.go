@@ -60,6 +60,11 @@ func (e *Engine) tick(ctx context.Context) time.Duration {
 		return scheduleRetry
 	}
 	wait := min(schedulePoll, e.expire(ctx))
+	next, err := e.tickPlans(ctx)
+	if err != nil {
+		return scheduleRetry
+	}
+	wait = min(wait, next)
 	for _, q := range e.names() {
 		due, more := e.due(q)
 		if !more {
@@ -169,7 +174,7 @@ func (w *moves) apply(tx *bbolt.Tx, queue string, ms []move) error {
 			w.parked = append(w.parked, placed{queue: queue, tenant: m.tenant, place: m.place})
 			continue
 		}
-		if err := b.Delete(m.key); err != nil {
+		if err := removeAt(tx, queue, m.tenant, m.place); err != nil {
 			return err
 		}
 		if err := w.put(tx, &j, Delayed); err != nil {

@@ -204,6 +204,7 @@ func audit(tx *bbolt.Tx) (findings []string) {
 		}
 		return true
 	})
+	auditBeside(tx, say, each)
 	ids := 0
 	each(bIDs, func(_, _ []byte) bool { ids++; return true })
 	if ids > jobs {
