@@ -320,8 +320,9 @@ func (l *lister) waiting(tx *bbolt.Tx, prefix []byte, n int) (found []spotted, f
 	var sources []source
 	b := tx.Bucket(bWaiting)
 	c := b.Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+orderBytes; {
-		if len(sources) == listPriorities {
+	looked := 0
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+orderBytes; looked++ {
+		if looked == listPriorities {
 			return nil, false
 		}
 		own := bytes.Clone(k[:len(prefix)+4])

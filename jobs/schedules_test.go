@@ -163,7 +163,7 @@ func TestClocksThatJump(t *testing.T) {
 			t.Errorf("an hour back while it was off: %d, %d", d, m)
 		}
 		c.set(10 * 365 * 24 * time.Hour)
-		time.Sleep(31 * time.Second) // by then the scheduler looks, jump or not
+		time.Sleep(31 * time.Second)          // by then the scheduler looks, jump or not
 		if d, m := made(); d != 1 || m != 1 { // the minute that is on time
 			t.Errorf("ten years ahead: %d, %d", d, m)
 		}
