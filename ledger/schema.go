@@ -158,4 +158,15 @@ CREATE TABLE order_items (
 CREATE INDEX journal_emitted ON journal (tenant, id) WHERE subject = id;
 
 CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
+`}, {Version: 3, Name: "recorded events", SQL: `
+-- Events that arose outside the shards, by the id under which they were handed
+-- over: what makes writing their journal row idempotent.
+CREATE TABLE recorded_events (
+	tenant      TEXT    NOT NULL,
+	id          TEXT    NOT NULL,
+	recorded_at INTEGER NOT NULL,
+	PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX recorded_events_age ON recorded_events (recorded_at);
 `}}
