@@ -44,6 +44,7 @@ type Ledger interface {
 	Payments
 	Users
 	Orders
+	Events
 	Box
 }
 
@@ -59,6 +60,7 @@ type Options struct {
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
+	Source       string   // of events, as CloudEvents name it: "/tenderbox/<box id>"
 	Version      string   // told by /openapi.json; "": 0
 
 	Metrics *prometheus.Registry // where the server's metrics stand, and what /metrics shows; nil: one of its own
@@ -69,6 +71,7 @@ type Options struct {
 // Server is the box's HTTP API. It is an http.Handler, safe for concurrent use.
 type Server struct {
 	ledger  Ledger
+	source  string // of events
 	jobs    JobEngine
 	tenants *tenants.Registry
 	log     *slog.Logger
@@ -92,7 +95,7 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -125,6 +128,7 @@ func New(o Options) (*Server, error) {
 	s.registerReports()
 	s.registerUsers()
 	s.registerOrders()
+	s.registerEvents()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {

@@ -161,12 +161,14 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 			a.ledger.RaiseAlarm(code, detail) // stays until the next start: a person should have seen it
 		}
 	}
-	a.events.options.Source = "/tenderbox/" + a.ledger.BoxID()
+	source := "/tenderbox/" + a.ledger.BoxID()
+	a.events.options.Source = source
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
 		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts,
 		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Source:     source,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
 	if err != nil {

@@ -85,6 +85,10 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 		ts.Setenv(args[0], value)
 		return err
 	}),
+	// hear N: reads N events of the stream, going on behind the last that was heard.
+	"hear": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.hear(args[0]) }),
+	// heard-all: what was heard is what the log has, each event once.
+	"heard-all": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.heardAll() }),
 	// lease-and-term QUEUE: waits for a job of QUEUE, and sends SIGTERM meanwhile; the box must answer that there is none, and
 	// leave with status 0.
 	"lease-and-term": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.leaseAndTerm(args[0]) }),
