@@ -122,9 +122,7 @@ func TestKilled(t *testing.T) {
 func TestDiskFullDelaysOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, s := open(t, oneQueue())
-		for i := range 50 { // pages to reuse, so that no commit grows the file
-			enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "other", ID: fmt.Sprint(i), Data: make([]byte, 2000), Delay: time.Hour})
-		}
+		spare(t, e)
 		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: "a"})
 		calls := 0
 		var restore func()
