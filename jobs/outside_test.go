@@ -320,7 +320,9 @@ func TestEachJobWakesOneOfThoseWhoWait(t *testing.T) {
 func TestALeaseIsReleasedIfItCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, s := open(t, oneQueue())
-		spare(t, e)
+		for i := range 50 { // pages to reuse, so that no commit grows the file
+			enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "other", ID: fmt.Sprint(i), Data: make([]byte, 2000), Delay: time.Hour})
+		}
 		enqueue(t, e, job("a"), job("b"))
 		b := lease(t, e, jobs.LeaseRequest{For: time.Second, Tenant: "t"}, "a")[0]
 		restore := storetest.FailDisk(t, s, storetest.Full)
@@ -330,7 +332,7 @@ func TestALeaseIsReleasedIfItCannotBeWritten(t *testing.T) {
 		if _, err := e.Complete(t.Context(), ref(b), nil); !errors.Is(err, store.ErrFull) {
 			t.Errorf("%v", err)
 		}
-		time.Sleep(10*time.Second + time.Millisecond) // the first lease runs out, and that cannot be written either
+		time.Sleep(9500 * time.Millisecond) // the first lease runs out, and that cannot be written either; it is tried each second
 		restore()
 		if j := get(t, e, "b"); j.State != jobs.Waiting || j.AttemptsMade != 0 {
 			t.Errorf("%+v", j)
