@@ -22,7 +22,8 @@
 // # Caveats
 //
 // Handlers must be idempotent. Counts and turns live in memory and are rebuilt at Open from one pass over
-// the keys. Schedules use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due.
+// the keys. Delays use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due. [Schedule]s follow the
+// machine's clock, and never repeat an occurrence.
 // Lock order: Engine.mu, then the store's; a function given to the store may take Engine.mu, nobody
 // who holds Engine.mu may wait for the store's writer or call a handler, Ready or Failed.
 package jobs
