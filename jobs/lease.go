@@ -424,7 +424,7 @@ func (e *Engine) settling(le *lease, o outcome) (fn func(tx *bbolt.Tx) error, th
 	var w writes
 	return func(tx *bbolt.Tx) error {
 			w.reset()
-			return e.conclude(tx, &w, le, &j)
+			return e.conclude(tx, &w, le, &j, false)
 		}, func(err error) {
 			if isUnknown(err) {
 				e.mu.Lock()
@@ -435,8 +435,8 @@ func (e *Engine) settling(le *lease, o outcome) (fn func(tx *bbolt.Tx) error, th
 		}, nil
 }
 
-// conclude writes what becomes of a leased job: its record stays in place, moves, or goes.
-func (e *Engine) conclude(tx *bbolt.Tx, w *writes, le *lease, j *Job) error {
+// conclude writes what becomes of a leased job: its record stays in place, moves, or goes. passing: its end need not be kept.
+func (e *Engine) conclude(tx *bbolt.Tx, w *writes, le *lease, j *Job, passing bool) error {
 	waiting := tx.Bucket(bWaiting)
 	w.over = append(w.over, over{le, j})
 	if j.State == Waiting {
@@ -448,7 +448,7 @@ func (e *Engine) conclude(tx *bbolt.Tx, w *writes, le *lease, j *Job) error {
 	if j.State == Delayed {
 		return w.put(tx, j, Active)
 	}
-	if err := finish(tx, w, j, Active); err != nil {
+	if err := finish(tx, w, j, Active, passing); err != nil {
 		return err
 	}
 	if j.State == Failed {
