@@ -113,6 +113,7 @@ type Engine struct {
 	queues    map[string]*queue
 	tokens    map[string]*lease // leases from outside, by token
 	deadlines deadlines         // of the same
+	tickAt    time.Duration     // steady time at which the scheduler looks again
 	nextTok   uint64
 	looks     uint64   // how often somebody looked through a view
 	starts    []*lease // begun, not yet written
