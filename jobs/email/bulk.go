@@ -123,12 +123,12 @@ func (m *Mailer) sendOne(ctx context.Context, c *carrier, j *jobs.Job, n int, ma
 		o.State = stateSent
 		return o, nil
 	}
-	switch fateOf(err) {
-	case permanent:
+	switch f := fateOf(err); {
+	case f == permanent:
 		o.State = stateRefused
-	case temporary:
+	case f == temporary, f == lost && !m.patient(j):
 		o.State = stateLater
-	case unknown:
+	case f == unknown:
 		o.State = stateUnknown
 	default:
 		return o, err

@@ -58,13 +58,17 @@ func (m *Mailer) noted(err error) error {
 		fate = fateOf(err)
 	}
 	switch fate {
-	case permanent, temporary:
+	case permanent, temporary: // the server judged it
 		if lasted, was := m.outage.end(m.now()); was {
 			m.log.Info("e-mail: mail goes out again", slog.Duration("after", lasted))
 		}
 	case unusable:
 		if m.outage.begin(m.now(), err.Error()) {
 			m.log.Warn("e-mail: mail waits", slog.Any("err", err))
+		}
+	case lost:
+		if m.outage.trouble(err.Error()) {
+			m.log.Warn("e-mail: a mail did not get through, and waits", slog.Any("err", err))
 		}
 	}
 	return err
@@ -76,7 +80,7 @@ func (m *Mailer) wish(j *jobs.Job, err error) error {
 	case unusable:
 		return jobs.Snooze(jittered(max(m.outage.left(m.now()), pauseMin)))
 	case lost:
-		if age := m.now().Sub(j.CreatedAt); j.CreatedAt.After(clockSane) && age > lostPatience {
+		if !m.patient(j) {
 			return err
 		}
 		return jobs.Snooze(jittered(pauseMin))
@@ -84,6 +88,11 @@ func (m *Mailer) wish(j *jobs.Job, err error) error {
 		return jobs.Cancel(err)
 	}
 	return err
+}
+
+// patient says whether connections that die on the way still cost a job nothing.
+func (m *Mailer) patient(j *jobs.Job) bool {
+	return j.CreatedAt.Before(clockSane) || m.now().Sub(j.CreatedAt) <= lostPatience
 }
 
 // send does a job `send-email`.

@@ -12,8 +12,9 @@
 // # Handed over, refused, unknown
 //
 //	connect, TLS, greeting, EHLO, AUTH    any failure: the server cannot be used. Snooze, nobody tries for a while
-//	MAIL, RCPT, DATA                      5xx: cancel · 4xx: retry · 421, 530, 534, 535, 538: about the box, as above
-//	                                      connection lost: Snooze; retry once the job is five days old
+//	MAIL, RCPT, DATA                      5xx: cancel · 4xx: retry
+//	                                      421, 530, 534, 535, 538: at MAIL the server cannot be used, as above; later as the next
+//	                                      connection lost: Snooze, others go on; retry once the job is five days old
 //	content sent, no answer               unknown: retry, with the same Message-ID
 //	250                                   handed over; nothing that happens later sends it again
 //
@@ -26,6 +27,16 @@
 //
 // A bulk keeps a journal of its own below [Options].Folder, a line for each recipient's outcome, synced before the next is tried.
 // A retry, a crash or a retry by hand goes on with those who were not acknowledged. DESIGN.md says more.
+//
+// # Templates
+//
+// They are Go's, [html/template] and [text/template], and get the mail's data as it is; numbers keep their digits. A name that the data
+// does not have fails the mail, rather than to leave a hole in it: what may be missing is read by {{index . "name"}}. Besides Go's functions there is
+// {{money .amount .currency}}, which writes minor units as people do. What a template may use up is bounded (limits.go). Built in are:
+//
+//	welcome           name, url (both may be missing)
+//	account-verified  name (may be missing)
+//	receipt           order_id, amount, currency; name, items [{name, quantity, unit_amount}] (may be missing): the event order.completed
 //
 // # Caveats
 //
@@ -186,7 +197,7 @@ type Status struct {
 
 	DownSince time.Time // since when the server could not be used (or the folder not be written); zero: nothing is known against it
 	NextTry   time.Time // nobody tries before
-	LastError string    // why
+	LastError string    // why; without DownSince what a single mail met since the last one that got through
 }
 
 // Modes of Status.

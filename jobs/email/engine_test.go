@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,7 +99,7 @@ func newJob(id, name string, data any) jobs.NewJob {
 // no attempt is burnt, and the server is not called more often than an outage needs.
 func TestDaysOffline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const single, many = 5, 60
+		const single, many = 3, 60
 		o := openPipes(t, nil)
 		o.cut(errRefused)
 		e := open(t)
@@ -193,8 +194,8 @@ func TestReady(t *testing.T) {
 		o.cut(errRefused)
 		e := open(t)
 		m := mailer(t, o, Options{})
-		attempts := 0
-		stop := workIf(t, e, m, m.Ready, func(error) { attempts++ })
+		var attempts atomic.Int64
+		stop := workIf(t, e, m, m.Ready, func(error) { attempts.Add(1) })
 		enqueue(t, e, newJob("first", SendJob, welcome("first@example.com")))
 		time.Sleep(time.Second)
 		for n := range 20 {
@@ -202,14 +203,14 @@ func TestReady(t *testing.T) {
 		}
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if s, err := e.Get("shop", Queue, "s0"); err != nil || s.State != jobs.Waiting || attempts != 1 {
-			t.Errorf("%s, %v, after %d attempts", s.State, err, attempts)
+		if s, err := e.Get("shop", Queue, "s0"); err != nil || s.State != jobs.Waiting || attempts.Load() != 1 {
+			t.Errorf("%s, %v, after %d attempts", s.State, err, attempts.Load())
 		}
 		o.cut(nil)
 		time.Sleep(3 * time.Minute)
 		stop()
-		if got := len(o.deliveries()); got != 21 || attempts != 22 {
-			t.Errorf("%d mails arrived after %d attempts", got, attempts)
+		if got := len(o.deliveries()); got != 21 || attempts.Load() != 22 {
+			t.Errorf("%d mails arrived after %d attempts", got, attempts.Load())
 		}
 	})
 }
@@ -253,15 +254,15 @@ func TestBulkTakesTurns(t *testing.T) {
 				return nil
 			}
 		})
-		turns := 0
+		var turns atomic.Int64
 		e := open(t)
-		stop := work(t, e, mailer(t, o, Options{}), func(error) { turns++ })
+		stop := work(t, e, mailer(t, o, Options{}), func(error) { turns.Add(1) })
 		enqueue(t, e, newJob("b", BulkJob, bulk(addresses(3*turnMails)...)))
 		time.Sleep(time.Minute)
 		stop()
 		j, err := e.Get("shop", Queue, "b")
-		if err != nil || j.State != jobs.Completed || j.AttemptsMade != 1 || turns != 3 {
-			t.Fatalf("%s after %d attempts and %d turns (%s), %v", j.State, j.AttemptsMade, turns, j.LastError, err)
+		if err != nil || j.State != jobs.Completed || j.AttemptsMade != 1 || turns.Load() != 3 {
+			t.Fatalf("%s after %d attempts and %d turns (%s), %v", j.State, j.AttemptsMade, turns.Load(), j.LastError, err)
 		}
 		var r BulkResult
 		if err := json.Unmarshal(j.Result, &r); err != nil {

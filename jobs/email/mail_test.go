@@ -117,7 +117,7 @@ func TestNoInjection(t *testing.T) {
 			wanted = "Your receipt for order " + data["order_id"].(string)
 		}
 		subject, err := new(mime.WordDecoder).DecodeHeader(got.Header.Get("Subject"))
-		if subject = strings.ReplaceAll(subject, "\u200b", ""); err != nil || squeeze(subject) != squeeze(wanted) {
+		if err != nil || squeeze(subject) != squeeze(wanted) {
 			rt.Fatalf("subject %q, %v, want %q", subject, err, wanted)
 		}
 		parts := partsOf(t, got)
@@ -132,6 +132,20 @@ func TestNoInjection(t *testing.T) {
 	})
 	if made == 0 {
 		t.Error("no mail was made at all")
+	}
+}
+
+// TestSubjectIsLiteral: what looks like an encoded word is shown as it stands there, and is not decoded into something else.
+func TestSubjectIsLiteral(t *testing.T) {
+	m := mailer(t, nil, Options{})
+	const literal = "=?utf-8?q?=0D=0ABcc:_x@evil.example?="
+	msg, err := m.compose(job("shop", "j", SendJob, "{}"), 0, &Mail{To: "ada@example.com", Template: "welcome", Subject: literal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := new(mime.WordDecoder).DecodeHeader(delivery{raw: msg.raw}.message(t).Header.Get("Subject"))
+	if err != nil || strings.ReplaceAll(got, "\u200b", "") != literal {
+		t.Errorf("%q, %v, want %q", got, err, literal)
 	}
 }
 

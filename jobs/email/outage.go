@@ -43,16 +43,24 @@ func (o *outage) begin(now time.Time, why string) (news bool) {
 	return news
 }
 
+// trouble notes what one mail met; others go on. news: it is something else than before.
+func (o *outage) trouble(why string) (news bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	news = o.why != why
+	o.why = why
+	return news
+}
+
 // end notes that a server was usable, and tells the outage's length if there was one.
 func (o *outage) end(now time.Time) (lasted time.Duration, was bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.since.IsZero() {
-		return 0, false
+	if !o.since.IsZero() {
+		lasted, was = now.Sub(o.since), true
 	}
-	lasted = now.Sub(o.since)
 	o.since, o.next, o.why = time.Time{}, time.Time{}, ""
-	return lasted, true
+	return lasted, was
 }
 
 // left is how long nobody tries yet.

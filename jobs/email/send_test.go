@@ -69,6 +69,8 @@ func TestAnswers(t *testing.T) {
 		"MAIL 550":     {func(o *office) { o.onMail = func(string) error { return answer(550, "not you") } }, "cancel", "MAIL: 550: 5.0.0 not you", false, 0},
 		"MAIL 530":     {func(o *office) { o.onMail = func(string) error { return answer(530, "log in") } }, "snooze", "MAIL: 530", true, 0},
 		"MAIL 421":     {func(o *office) { o.onMail = func(string) error { return answer(421, "closing") } }, "snooze", "MAIL: 421", true, 0},
+		"RCPT 421":     {func(o *office) { o.onRcpt = func(string) error { return answer(421, "too many for him") } }, "snooze", "RCPT: 421: 4.0.0 too many for him", false, 0},
+		"DATA 421":     {func(o *office) { o.onData = func(delivery) error { return answer(421, "closing") } }, "snooze", "the answer to the mail: 421", false, 0},
 		"RCPT 550":     {func(o *office) { o.onRcpt = func(string) error { return answer(550, "no such user") } }, "cancel", "RCPT: 550: 5.0.0 no such user", false, 0},
 		"RCPT 450":     {func(o *office) { o.onRcpt = func(string) error { return answer(450, "greylisted") } }, "retry", "RCPT: 450: 4.0.0 greylisted", false, 0},
 		"DATA 554":     {func(o *office) { o.onData = func(delivery) error { return answer(554, "spam") } }, "cancel", "the answer to the mail: 554: 5.0.0 spam", false, 0},
@@ -91,11 +93,11 @@ func TestAnswers(t *testing.T) {
 			if s.DownSince.IsZero() == tc.outage {
 				t.Errorf("status: %+v, want an outage: %v", s, tc.outage)
 			}
-			if tc.outage {
+			if tc.want == "snooze" {
 				said = s.LastError
-				if m.Ready("shop") {
-					t.Error("ready during an outage")
-				}
+			}
+			if m.Ready("shop") == tc.outage {
+				t.Errorf("ready: %v, want it unless the server cannot be used", !tc.outage)
 			}
 			if !strings.Contains(said, tc.says) {
 				t.Errorf("it says %q, want %q in it", said, tc.says)
@@ -146,8 +148,12 @@ func TestLost(t *testing.T) {
 	o.onRcpt = func(string) error { panic("the server dies") } // go-smtp answers 421 and hangs up
 	m := mailer(t, o, Options{})
 	j := job("shop", "j1", SendJob, welcome("ada@example.com"))
-	if err := m.send(t.Context(), j); wished(err) != "snooze" {
-		t.Errorf("421: %v, want a snooze", err)
+	if err := m.send(t.Context(), j); wished(err) != "snooze" || !m.Ready("shop") {
+		t.Errorf("421: %v, want a snooze, and others to go on", err)
+	}
+	o.onRcpt = nil
+	if err := m.send(t.Context(), job("shop", "j2", SendJob, welcome("ada@example.com"))); wished(err) != "done" || m.Status().LastError != "" {
+		t.Errorf("the next mail: %v, status %+v", err, m.Status())
 	}
 	for age, want := range map[time.Duration]string{time.Hour: "snooze", lostPatience + time.Hour: "retry"} {
 		m.now = func() time.Time { return j.CreatedAt.Add(age) }

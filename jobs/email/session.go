@@ -44,7 +44,7 @@ type fate int
 
 const (
 	unusable    fate = iota // nothing was handed over, and it has nothing to do with the mail: the server cannot be used now
-	lost                    // nothing was handed over: the connection died on the way
+	lost                    // nothing was handed over: the connection died on the way, or the server has no time for this mail
 	temporary               // refused for now
 	permanent               // refused for good
 	unknown                 // sent, and no answer came
@@ -86,6 +86,9 @@ func (e *sendError) Error() string {
 
 func (e *sendError) Unwrap() error { return e.err }
 
+// unavailable are answers that are not about the mail: the server is about to leave (421), or wants a login, or a better one (RFC 4954).
+var unavailable = map[int]bool{421: true, 530: true, 534: true, 535: true, 538: true}
+
 // fateOf tells what an error of a carrier means.
 func fateOf(err error) fate {
 	var e *sendError
@@ -106,8 +109,10 @@ func (s *server) failed(ctx context.Context, at stage, err error, secret string)
 			e.text = s.repeat(answer.Msg, secret)
 		}
 		switch {
-		case beforeMail || answer.Code == 421: // it says so itself: not available
-		case answer.Code == 530 || answer.Code == 534 || answer.Code == 535 || answer.Code == 538: // RFC 4954: log in, or log in better
+		case beforeMail:
+		case unavailable[answer.Code] && at == stageMail:
+		case unavailable[answer.Code]: // perhaps because of the recipient, whom a tenant chose: others' mail must not wait for it
+			e.fate = lost
 		case answer.Code >= 500 && answer.Code <= 599:
 			e.fate = permanent
 		case answer.Code >= 400 && answer.Code <= 499:
