@@ -35,18 +35,6 @@ const (
 	stopMax = 30 * time.Second
 )
 
-// queues are those that ship in the box. Only the box puts jobs into the read-only ones, and only it takes them out: a payment's
-// job that somebody else removes would leave the payment unsettled.
-var queues = []jobs.QueueConfig{
-	{Name: "email"},
-	{Name: "notifications"},
-	// What is computed from data fails for reasons that take longer to pass than a mail server's.
-	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
-	{Name: ledger.PaymentsQueue, ReadOnly: true},
-	{Name: "webhooks", ReadOnly: true},
-	{Name: ledger.EventsQueue, Internal: true},
-}
-
 // App is a box: built from a Config by OpenApp, working in Run, released by Close.
 type App struct {
 	config   Config
@@ -55,7 +43,7 @@ type App struct {
 	accounts *upstream.Accounts
 	engine   *jobs.Engine
 	ledger   *ledger.Ledger
-	recorder *jobs.Runner // of events that arose outside the shards
+	workers  workers
 	events   *eventLog
 	listener *listener
 
@@ -143,16 +131,22 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 
+	// Templates of e-mail are read now, when somebody looks: a broken one stops the start and not the mail.
+	mailer, err := newMailer(&config, a)
+	if err != nil {
+		return nil, err
+	}
+
 	// The shards last of the files: with them the ledger has all it needs to verify and to count.
 	a.ledger, err = ledger.Open(ctx, ledger.Options{
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
-		Accounts: a.accounts, Events: a.events, KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
+		Accounts: a.accounts, Events: a.events, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
-	a.recorder, err = a.engine.NewRunner(jobs.RunnerOptions{Queue: ledger.EventsQueue, Handler: a.ledger.Record})
+	a.workers, err = a.newWorkers(mailer)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +212,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
-	stopRecorder := start("recorder", a.recorder.Run)
+	stopWorkers := start("workers", a.workers.run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -239,7 +233,7 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopRecorder() // before the ledger, which writes what it records; what is left waits in its queue
+			stopWorkers()  // before the ledger, in which they look up and write; what is left waits in its queue
 			stopLedger()   // finish the sends in hand and write their outcomes
 			stopEvents()   // after the ledger, whose last events it takes
 			stopAccounts() // last: the sends needed them

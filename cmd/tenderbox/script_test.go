@@ -85,6 +85,17 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 		ts.Setenv(args[0], value)
 		return err
 	}),
+	// mail-up, mail-down: the mail server; $SMTP is its URL once it was up.
+	"mail-up": command(func(s *stage, ts *testscript.TestScript, _ []string) error {
+		err := s.mail.up()
+		ts.Setenv("SMTP", "smtp://"+s.mail.address)
+		return err
+	}),
+	"mail-down": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.mail.down() }),
+	// mail-arrived 'ADDRESS: SUBJECT'…: waits until these mails are there, each once, and no other.
+	"mail-arrived": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.mail.arrived(args) }),
+	// promote QUEUE: waits until jobs of the queue are put off, and makes them due.
+	"promote": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.promote(args[0]) }),
 	// hear N: reads N events of the stream, going on behind the last that was heard.
 	"hear": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.hear(args[0]) }),
 	// heard-all: what was heard is what the log has, each event once.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"tenderbox/internal/blackbox"
 	"tenderbox/ledger"
 	"tenderbox/upstream/simulator"
 )
@@ -39,6 +41,7 @@ type stage struct {
 
 	processor *simulator.Simulator
 	upstream  string // its URL
+	mail      *mailServer
 
 	box    *exec.Cmd
 	ended  chan error
@@ -48,6 +51,7 @@ type stage struct {
 
 func newStage(work string) (*stage, error) {
 	s := &stage{data: filepath.Join(work, "data"), log: filepath.Join(work, "box.log")}
+	s.mail = &mailServer{address: "127.0.0.1:0", news: make(chan struct{}, 1)}
 	var err error
 	s.processor = simulator.New(simulator.Options{Key: simulatedKey})
 	if s.upstream, err = s.processor.Start("127.0.0.1:0"); err != nil {
@@ -68,6 +72,9 @@ func (s *stage) clear() {
 		_ = s.kill()
 	}
 	_ = s.processor.Close()
+	if s.mail.server != nil {
+		_ = s.mail.down()
+	}
 	_ = s.notify.Close()
 	_ = os.RemoveAll(filepath.Dir(s.socket))
 }
@@ -576,4 +583,31 @@ func (s *stage) heardAll() error {
 		return fmt.Errorf("%d of %d events were not heard", len(missing), logged)
 	}
 	return nil
+}
+
+// promote waits until a job of the first tenant's queue is put off, and makes it due.
+func (s *stage) promote(queue string) error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	jobsOf := queuesPath + "/" + queue + "/jobs"
+	return blackbox.Poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		var page struct {
+			Data []struct {
+				ID string `json:"id"`
+			} `json:"data"`
+		}
+		if err := b.do(ctx, http.MethodGet, jobsOf+"?state=delayed", nil, &page); err != nil || len(page.Data) == 0 {
+			return false, err
+		}
+		for _, j := range page.Data {
+			if err := b.do(ctx, http.MethodPost, jobsOf+"/"+url.PathEscape(j.ID)+"/promote", nil, nil); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
 }

@@ -58,6 +58,16 @@ func printOverview(out io.Writer, o *ledger.Overview) error {
 	for _, q := range o.Queues {
 		line("queue %s\t%d waiting, %d delayed, %d active\t%d completed, %d failed", q.Name, q.Waiting, q.Delayed, q.Active, q.Completed, q.Failed)
 	}
+	if m := o.Mail; m != nil {
+		where := "sent by " + m.Server
+		if m.Folder != "" {
+			where = "kept as files in " + m.Folder + " (no smtp-url is set)"
+		}
+		if m.DownSince != nil {
+			where += ", waits" + since(m.DownSince)
+		}
+		line("e-mail\t%s\t%s", where, oneLine(m.LastError))
+	}
 	for _, a := range o.Alarms {
 		line("ALARM\t%s%s\t%s", a.Code, since(&a.Since), oneLine(a.Detail))
 	}
