@@ -116,6 +116,9 @@ func (m *Mailer) sendOne(ctx context.Context, c *carrier, j *jobs.Job, n int, ma
 	msg, err := m.compose(j, n, mail)
 	if err != nil {
 		o.State, o.Error = stateRefused, brief(err)
+		if errors.Is(err, errSlow) {
+			o.State = stateLater
+		}
 		return o, nil
 	}
 	_, err = c.carry(ctx, j.Tenant, msg)

@@ -102,7 +102,10 @@ func (m *Mailer) send(ctx context.Context, j *jobs.Job) error {
 		return jobs.Cancel(err)
 	}
 	msg, err := m.compose(j, 0, &mail)
-	if err != nil {
+	switch {
+	case errors.Is(err, errSlow): // the box is busy, or the template bad; attempts will tell
+		return err
+	case err != nil:
 		return jobs.Cancel(err)
 	}
 	if left := m.outage.left(m.now()); left > 0 {

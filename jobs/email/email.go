@@ -143,13 +143,14 @@ func New(o Options) (*Mailer, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	for name, d := range map[string]time.Duration{
-		"connect timeout": o.ConnectTimeout, "command timeout": o.CommandTimeout, "answer timeout": o.AnswerTimeout,
-	} {
+	notNegative := func(name string, d time.Duration) {
 		if d < 0 {
 			note(name, fmt.Errorf("%v is below zero", d))
 		}
 	}
+	notNegative("connect timeout", o.ConnectTimeout)
+	notNegative("command timeout", o.CommandTimeout)
+	notNegative("answer timeout", o.AnswerTimeout)
 	var err error
 	if o.SMTPURL != "" {
 		m.server, err = newServer(o)

@@ -19,11 +19,11 @@ import (
 // call of `tick`, put there after parsing, and each function that makes strings accounts for them.
 
 const (
-	stepsMax     = 20_000      // bodies of loops and templates that one mail enters; it bounds the depth of calls, too
-	renderMax    = time.Second // for all parts of one mail: they take less than a millisecond
-	workBytesMax = 4 << 20     // of strings that functions make for one mail
-	argsMax      = 16          // arguments of print and its kin
-	verbsMax     = 32          // in a format of printf
+	stepsMax     = 20_000          // bodies of loops and templates that one mail enters; it bounds the depth of calls, too
+	renderMax    = 5 * time.Second // for all parts of one mail: they take less than a millisecond, but a box may be busy
+	workBytesMax = 4 << 20         // of strings that functions make for one mail
+	argsMax      = 16              // arguments of print and its kin
+	verbsMax     = 32              // in a format of printf
 )
 
 var (

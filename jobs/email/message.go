@@ -34,7 +34,7 @@ func (m *Mailer) identify(j *jobs.Job, n int) string {
 	return strings.ToLower(name) + m.from.Address[strings.LastIndexByte(m.from.Address, '@'):]
 }
 
-// compose makes the nth mail of a job. An error is for good: the same data gives the same error.
+// compose makes the nth mail of a job. Errors are for good, because the same data gives the same error; all but errSlow.
 func (m *Mailer) compose(j *jobs.Job, n int, mail *Mail) (*message, error) {
 	to, err := parseAddress(mail.To)
 	if err != nil {
