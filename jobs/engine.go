@@ -10,7 +10,7 @@
 // # Types
 //
 // [Engine] holds the queues of one store. [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a
-// [Handler], whose returned error is its wish ([Cancel], [Snooze], [Done]). [Cursor] is a position in somebody else's log.
+// [Handler], whose returned error is its wish ([Cancel], [Snooze], [RetryIn], [Done]). [Cursor] is a position in somebody else's log.
 //
 // # After a crash
 //
