@@ -153,7 +153,7 @@ func (b *box) attempt() (j jobs.Job, least, most time.Duration) {
 	b.t.Helper()
 	before := time.Now()
 	j = b.outcome(b.send(b.event(), "we_1"))
-	return j, j.RunAt.Sub(time.Now()), j.RunAt.Sub(before)
+	return j, time.Until(j.RunAt), j.RunAt.Sub(before)
 }
 
 // wantRetry wants a failed attempt that is made again after the schedule's first step or more.

@@ -260,11 +260,11 @@ func TestLineDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rc := inMemory(t, Options{Line: func() Line { return Line(line.Load()) }}, nil)
 		line.Store(int64(LineDown))
-		dial, dials := b.d.dial, 0
+		dial, dials := b.d.dial, atomic.Int64{}
 		down := atomic.Bool{}
 		down.Store(true)
 		b.d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if dials++; down.Load() {
+			if dials.Add(1); down.Load() {
 				return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
 			}
 			return dial(ctx, network, address)
@@ -274,8 +274,8 @@ func TestLineDown(t *testing.T) {
 		if j := b.job(id); j.State != jobs.Delayed || j.AttemptsMade != 0 {
 			t.Errorf("%s after %d attempts: %q", j.State, j.AttemptsMade, j.LastError)
 		}
-		if most := 12 * 60 / 5; dials > most+100 {
-			t.Errorf("%d dials", dials)
+		if most := 12 * 60 / 5; dials.Load() > int64(most+100) {
+			t.Errorf("%d dials", dials.Load())
 		}
 		down.Store(false)
 		line.Store(int64(LineUp))
