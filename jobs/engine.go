@@ -1,28 +1,32 @@
-// Package jobs keeps queues of work on disk and runs them: schedule, attempts, backoff, priorities, fair turns.
+// Package jobs keeps queues of work on disk and runs them: schedule, attempts, backoff, priorities, limits, fair turns, workers here and elsewhere.
 //
 // # Promise
 //
-// A job that Enqueue or EnqueueFrom answered is run until its handler says it is done, cancels it, or its attempts are used
-// up, through any number of crashes: at least once, never by two workers of one box at a time. EnqueueFrom stores jobs and the
+// A job that Enqueue or EnqueueFrom answered is run until its worker says it is done, cancels it, or its attempts are used
+// up, through any number of crashes: at least once, never under two live leases. EnqueueFrom stores jobs and the
 // caller's cursor in one transaction: each batch exactly once. Tenants take turns; within a tenant the lower
 // priority goes first, then the older job.
 //
 // # Types
 //
-// [Engine] holds the queues of one store. [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a
-// [Handler], whose returned error is its wish ([Cancel], [Snooze], [RetryIn], [Done]). [Cursor] is a position in somebody else's log.
+// [Engine] holds the queues of one store: those that ship with the box ([QueueConfig]) and those that tenants declare ([Engine.Declare]).
+// [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a [Handler], whose returned error is its wish
+// ([Cancel], [Snooze], [RetryIn], [Done]). [Engine.Lease] is for workers outside this process, which hold a token until a deadline and speak with
+// it ([LeaseRef]). [Cursor] is a position in somebody else's log.
 //
 // # After a crash
 //
-// Leases die with the process: what was active is waiting again, at its old place. The start of an attempt is
+// Leases of the box's own workers die with the process: what they had is waiting again, at its old place. The start of an attempt is
 // written unwaited in passing, so a crash may forget the last few milliseconds of starts; to stop a job that kills the
 // process each time, starts are waited for after an unclean end until ten minutes went well, and from the second attempt in a
-// row that ended with the process, the job backs off before it runs again. DESIGN.md goes through every point of a crash.
+// row that ended with the process, the job backs off before it runs again. Leases of workers outside are on disk when Lease answers and hold until
+// their deadline. DESIGN.md goes through every point of a crash.
 //
 // # Caveats
 //
-// Handlers must be idempotent. Counts and turns live in memory and are rebuilt at Open from one pass over
-// the keys. Schedules use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due.
+// Handlers and workers must be idempotent. Counts and turns live in memory and are rebuilt at Open from one pass over
+// the keys. Schedules use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due. Leases run out and rates
+// fill by one that does not jump.
 // Lock order: Engine.mu, then the store's; a function given to the store may take Engine.mu, nobody
 // who holds Engine.mu may wait for the store's writer or call a handler, Ready or Failed.
 package jobs
@@ -32,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -49,17 +52,24 @@ type QueueConfig struct {
 	Timeout          time.Duration
 	RemoveOnComplete Retention
 	RemoveOnFail     Retention
+
+	Limits Limits
+
+	ReadOnly bool // tenants may look, not change. Whoever speaks for a tenant heeds it; the box's own code enqueues here for tenants
+	Internal bool // tenants do not see it
 }
 
 // Options configure an Engine.
 type Options struct {
-	Queues []QueueConfig    // all queues; what the store holds for others is kept and counted
+	Queues []QueueConfig    // those that ship with the box; what the store holds for unknown ones is kept and counted
 	Now    func() time.Time // for tests of schedules; nil: the machine's clock, which may jump
 	Logger *slog.Logger     // nil: silent. It gets ids and errors, never a job's data
 
 	// Failed is called inside the transaction in which a job fails for good, and returns jobs to enqueue in it. It must be a
 	// pure function: it may be called more than once. Its jobs must be valid; others are dropped and logged.
 	Failed func(Job) []NewJob
+
+	steady func() time.Duration // for tests: the clock that does not jump. Whoever turns it calls tick, too
 }
 
 func (o Options) validate() error {
@@ -76,6 +86,9 @@ func (o Options) validate() error {
 		if err := q.Backoff.withDefaults(Backoff{}).validate(); err != nil {
 			errs = append(errs, fmt.Errorf("queue %q: %w", q.Name, err))
 		}
+		if err := q.Limits.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("queue %q: %w", q.Name, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -90,19 +103,23 @@ type Engine struct {
 	startsWait startsWait // whether attempt starts are waited for
 
 	stop      context.CancelFunc
-	scheduled chan struct{} // closed when the scheduler has left
-	wake      chan struct{} // pokes the scheduler
+	done      <-chan struct{} // closed when the engine is
+	scheduled chan struct{}   // closed when the scheduler has left
+	wake      chan struct{}   // pokes the scheduler
 	closeOnce sync.Once
 	closeErr  error
 
-	mu      sync.Mutex // guards what follows, and everything inside
-	queues  map[string]*queue
-	leases  map[string]*lease // by waiting key
-	nextTok uint64
-	starts  []*lease // begun, not yet written
-	riding  bool     // a write of starts is on its way
-	stale   bool     // memory and file may differ; the scheduler reads anew
-	closed  bool
+	mu        sync.Mutex // guards what follows, and everything inside
+	queues    map[string]*queue
+	tokens    map[string]*lease // leases from outside, by token
+	deadlines deadlines         // of the same
+	tickAt    time.Duration     // steady time at which the scheduler looks again
+	nextTok   uint64
+	looks     uint64   // how often somebody looked through a view
+	starts    []*lease // begun, not yet written
+	riding    bool     // a write of starts is on its way
+	stale     bool     // memory and file may differ; the scheduler reads anew
+	closed    bool
 }
 
 var (
@@ -121,7 +138,7 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	e := &Engine{
 		st: st, o: o, log: o.Logger,
 		scheduled: make(chan struct{}), wake: make(chan struct{}, 1),
-		queues: map[string]*queue{}, leases: map[string]*lease{},
+		queues: map[string]*queue{}, tokens: map[string]*lease{},
 	}
 	for _, c := range o.Queues {
 		e.queues[c.Name] = newQueue(c, true)
@@ -147,15 +164,21 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jobs: %w", err)
 	}
-	e.install(c)
+	st.Trim() // the census read all of it
 	if !c.delays() {
 		last = time.Time{} // nothing depends on how far it had come
 	}
+	e.clock.runs = o.steady
 	e.clock.init(o.Now, last)
+	e.install(c)
 	e.startsWait.init(!clean && !fresh)
 	ctx, cancel := context.WithCancel(context.Background())
-	e.stop = cancel
-	go e.schedule(ctx)
+	e.stop, e.done = cancel, ctx.Done()
+	if o.steady == nil {
+		go e.schedule(ctx)
+	} else {
+		close(e.scheduled)
+	}
 	return e, nil
 }
 
@@ -167,7 +190,17 @@ func (e *Engine) Close() error {
 		<-e.scheduled
 		e.mu.Lock()
 		e.closed = true
-		orderly := len(e.leases) == 0
+		orderly := true
+		for _, q := range e.queues {
+			if q.alarm != nil {
+				q.alarm.Stop()
+			}
+			for _, l := range q.lines {
+				for _, le := range l.leases {
+					orderly = orderly && le.out != nil // workers outside go on, and come back
+				}
+			}
+		}
 		e.mu.Unlock()
 		now := e.clock.now()
 		err := e.st.Update(context.Background(), func(tx *bbolt.Tx) error {
@@ -184,20 +217,6 @@ func (e *Engine) Close() error {
 		}
 	})
 	return e.closeErr
-}
-
-// config returns a queue's configuration, unless the engine is closed or does not know it.
-func (e *Engine) config(name string) (QueueConfig, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return QueueConfig{}, ErrClosed
-	}
-	q := e.queues[name]
-	if q == nil || !q.configured {
-		return QueueConfig{}, fmt.Errorf("%w: %q", ErrUnknownQueue, name)
-	}
-	return q.QueueConfig, nil
 }
 
 // applied ends a change: after it is on disk, do brings memory up to date. It returns the callback for the store, which runs it
@@ -222,109 +241,5 @@ func (e *Engine) poke() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
-	}
-}
-
-// census is what one pass over the keys finds.
-type census map[string]map[string]*counts // by queue, tenant
-
-type counts struct {
-	waiting, delayed, completed, failed, parked int
-	due                                         uint64 // of the first delayed one
-}
-
-func (c census) at(queue, tenant string) *counts {
-	q := c[queue]
-	if q == nil {
-		q = map[string]*counts{}
-		c[queue] = q
-	}
-	n := q[tenant]
-	if n == nil {
-		n = &counts{due: math.MaxUint64}
-		q[tenant] = n
-	}
-	return n
-}
-
-func (c census) delays() bool {
-	for _, q := range c {
-		for _, n := range q {
-			if n.delayed > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// takeCensus counts the keys of tx. It reads no values.
-func takeCensus(tx *bbolt.Tx) census {
-	c := census{}
-	var n *counts
-	var prefix string
-	walk := func(name []byte, size int, count func(n *counts, rest []byte)) {
-		cur := tx.Bucket(name).Cursor()
-		for k, _ := cur.First(); k != nil; k, _ = cur.Next() {
-			queue, tenant, rest, ok := cutLine(k)
-			if !ok || len(rest) != size {
-				continue // not ours; Audit names it
-			}
-			if n == nil || prefix != string(k[:len(k)-len(rest)]) {
-				prefix, n = string(k[:len(k)-len(rest)]), c.at(string(queue), string(tenant))
-			}
-			count(n, rest)
-		}
-	}
-	walk(bWaiting, orderBytes, func(n *counts, _ []byte) { n.waiting++ })
-	walk(bFinished, finishedBytes, func(n *counts, rest []byte) {
-		if rest[0] == placeCompleted {
-			n.completed++
-		} else {
-			n.failed++
-		}
-	})
-	walk(bParked, placeBytes, func(n *counts, _ []byte) { n.parked++ })
-	cur := tx.Bucket(bDelayed).Cursor()
-	for k, _ := cur.First(); k != nil; k, _ = cur.Next() {
-		queue, tenant, p, ok := splitDelayed(k)
-		if !ok {
-			continue
-		}
-		n := c.at(queue, tenant)
-		n.delayed++
-		n.due = min(n.due, p.at)
-	}
-	return c
-}
-
-// install makes a census the state of memory. Leases stay: what is leased is not waiting.
-func (e *Engine) install(c census) {
-	for _, q := range e.queues {
-		q.reset()
-	}
-	for name, tenants := range c {
-		q := e.queues[name]
-		if q == nil {
-			q = newQueue(QueueConfig{Name: name}, false)
-			e.queues[name] = q
-		}
-		for tenant, n := range tenants {
-			l := q.line(tenant)
-			l.waiting, l.delayed, l.completed, l.failed, l.parked = n.waiting, n.delayed, n.completed, n.failed, n.parked
-			q.nextDue = min(q.nextDue, n.due)
-			if l.waiting > 0 {
-				q.enter(l)
-			}
-		}
-	}
-	for _, le := range e.leases {
-		l := e.queues[le.job.Queue].line(le.job.Tenant)
-		l.waiting--
-		l.active++
-	}
-	e.stale = false
-	for _, q := range e.queues {
-		q.wakeRunners()
 	}
 }

@@ -10,15 +10,16 @@ import (
 // history. More than one is due only after a shorter retention was configured.
 const trimMax = 100
 
-// finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. It returns
-// the change in the number of kept ones.
-func finish(tx *bbolt.Tx, j *Job) (kept int, err error) {
+// finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. from is the state it leaves.
+// passing: it need not be kept, because others that finish after it in this transaction push it out.
+func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	keep, in := j.RemoveOnComplete, byte(placeCompleted)
 	if j.State == Failed {
 		keep, in = j.RemoveOnFail, placeFailed
 	}
-	if keep.Remove {
-		return 0, tx.Bucket(bIDs).Delete(idKey(j.Queue, j.Tenant, j.ID))
+	if keep.Remove || passing {
+		w.finished = append(w.finished, finished{j, from, 0})
+		return tx.Bucket(bIDs).Delete(idKey(j.Queue, j.Tenant, j.ID))
 	}
 	prefix := append(linePrefix(j.Queue, j.Tenant), in)
 	c := tx.Bucket(bFinished).Cursor()
@@ -29,10 +30,11 @@ func finish(tx *bbolt.Tx, j *Job) (kept int, err error) {
 	p := place{in: in, at: ordinal}
 	p.priority, p.seq = j.order()
 	if err := putAt(tx, j, p); err != nil {
-		return 0, err
+		return err
 	}
 	removed, err := trim(tx, j, prefix, ordinal, keep)
-	return 1 - removed, err
+	w.finished = append(w.finished, finished{j, from, 1 - removed})
+	return err
 }
 
 // trim removes the oldest finished jobs under prefix: those more than keep.Count ordinals back, and those

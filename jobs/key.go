@@ -16,6 +16,9 @@ import (
 //	delayed   queue 0 due tenant 0 priority seq       → record
 //	finished  queue 0 tenant 0 state ordinal          → record
 //	ids       queue 0 tenant 0 id                     → place
+//	leased    queue 0 tenant 0 priority seq           → what an outside worker holds of the waiting record of that key
+//	queues    queue 0 tenant 0                        → a tenant's own queue: defaults, limits
+//	paused    queue 0 tenant 0                        → since when; tenant "": the whole queue
 //	parked    queue 0 tenant 0 place                  → a record that cannot be read, and where it was
 //	cursors   source                                  → cursor
 //	meta      "clean", "clock"
@@ -25,10 +28,13 @@ var (
 	bFinished = []byte("finished")
 	bIDs      = []byte("ids")
 	bParked   = []byte("parked")
+	bLeased   = []byte("leased")
+	bQueues   = []byte("queues")
+	bPaused   = []byte("paused")
 	bCursors  = []byte("cursors")
 	bMeta     = []byte("meta")
 
-	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bCursors, bMeta}
+	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta}
 )
 
 const (
@@ -49,7 +55,7 @@ var be = binary.BigEndian
 
 // linePrefix begins all keys of one tenant in one queue.
 func linePrefix(queue, tenant string) []byte {
-	b := make([]byte, 0, len(queue)+len(tenant)+2)
+	b := make([]byte, 0, len(queue)+len(tenant)+2+placeBytes) // what is mostly appended to it
 	return append(append(append(append(b, queue...), 0), tenant...), 0)
 }
 
@@ -59,6 +65,12 @@ func queuePrefix(queue string) []byte { return append([]byte(queue), 0) }
 func appendOrder(b []byte, priority int32, seq uint64) []byte {
 	return be.AppendUint64(be.AppendUint32(b, uint32(priority)^1<<31), seq)
 }
+
+// order is where a job stands in its line: the end of its waiting key.
+type order [orderBytes]byte
+
+// orderIn cuts it off a waiting key.
+func orderIn(key []byte) order { return order(key[len(key)-orderBytes:]) }
 
 func orderOf(b []byte) (priority int32, seq uint64) {
 	return int32(be.Uint32(b) ^ 1<<31), be.Uint64(b[4:])
@@ -103,7 +115,10 @@ func (p place) key(queue, tenant string) (bucket, key []byte) {
 	}
 }
 
-func idKey(queue, tenant, id string) []byte { return append(linePrefix(queue, tenant), id...) }
+func idKey(queue, tenant, id string) []byte {
+	b := make([]byte, 0, len(queue)+len(tenant)+2+len(id))
+	return append(append(append(append(append(b, queue...), 0), tenant...), 0), id...)
+}
 
 // cutLine cuts a key (other than a delayed one) into its line and the rest.
 func cutLine(k []byte) (queue, tenant, rest []byte, ok bool) {
@@ -115,19 +130,24 @@ func cutLine(k []byte) (queue, tenant, rest []byte, ok bool) {
 	return queue, tenant, rest, ok
 }
 
-// splitDelayed cuts a delayed key.
-func splitDelayed(k []byte) (queue, tenant string, p place, ok bool) {
-	q, after, ok := bytes.Cut(k, []byte{0})
+// cutDelayed cuts a delayed key.
+func cutDelayed(k []byte) (queue, tenant []byte, p place, ok bool) {
+	queue, after, ok := bytes.Cut(k, []byte{0})
 	if !ok || len(after) < 8 {
-		return "", "", p, false
+		return nil, nil, p, false
 	}
-	t, order, ok := bytes.Cut(after[8:], []byte{0})
+	tenant, order, ok := bytes.Cut(after[8:], []byte{0})
 	if !ok || len(order) != orderBytes {
-		return "", "", p, false
+		return nil, nil, p, false
 	}
 	p = place{in: placeDelayed, at: be.Uint64(after)}
 	p.priority, p.seq = orderOf(order)
-	return string(q), string(t), p, true
+	return queue, tenant, p, true
+}
+
+func splitDelayed(k []byte) (queue, tenant string, p place, ok bool) {
+	q, t, p, ok := cutDelayed(k)
+	return string(q), string(t), p, ok
 }
 
 // lastIn returns the last key that begins with prefix, or nil. Keys in finished go on with eight bytes.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strconv"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -13,152 +13,43 @@ import (
 	"tenderbox/store"
 )
 
-// lease is one worker's hold on one job. It lives in memory only; Engine.mu guards it.
+// lease is a hold on one job. One of the box's own workers lives in memory only; one of a worker outside is on disk, too (out).
+// Engine.mu guards it.
 type lease struct {
-	job     Job
+	job     Job    // of a lease from outside only what says which one it is
 	key     []byte // its waiting key
-	settled bool   // an outcome is on its way or done: the start need not be written any more
+	settled bool   // an outcome is on its way or done: the start need not be written any more, nor does the lease run out
 	parking bool   // not a worker's: a damaged record on its way out
 
 	interrupted bool // the attempt before this lease ended with the process
+
+	out     *held         // what is on disk about a lease from outside; nil: not one
+	expires time.Duration // steady time at which it runs out
+	heapAt  int           // its place in Engine.deadlines, from 1; 0: it is not there
 }
 
-// lease takes up to n jobs of a queue, one a tenant and turn. ready keeps tenants out of this round; it is
-// called without a lock, once for each.
-func (e *Engine) lease(queue string, n, tenantMax int, ready func(tenant string) bool) []*lease {
-	said := map[string]bool{}
-	isReady := func(tenant string) bool {
-		yes, asked := said[tenant]
-		if !asked {
-			yes = ready == nil || ready(tenant)
-			said[tenant] = yes
+// leased returns the lease of a job at a waiting key, if there is one. Engine.mu is held.
+func (e *Engine) leased(queue, tenant string, key []byte) *lease {
+	if q := e.queues[queue]; q != nil {
+		if l := q.lines[tenant]; l != nil {
+			return l.leases[orderIn(key)]
 		}
-		return yes
 	}
-	var out []*lease
-	for turns := e.turns(queue); len(out) < n && len(turns) > 0; {
-		// A pass: one job for each tenant whose turn comes, or an equal share each if there are fewer tenants than jobs.
-		var pass []string
-		for ; len(pass) < n-len(out) && len(turns) > 0; turns = turns[1:] {
-			if isReady(turns[0]) {
-				pass = append(pass, turns[0])
-			}
-		}
-		if len(pass) == 0 {
-			break
-		}
-		taken, more := e.take(queue, pass, max(1, (n-len(out))/len(pass)), tenantMax)
-		out = append(out, taken...)
-		turns = append(turns, more...)
-	}
-	return out
+	return nil
 }
 
-// turns returns the tenants that may have a job to lease, in the order of their turns.
-func (e *Engine) turns(queue string) []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	q := e.queues[queue]
-	ts := make([]string, len(q.ring))
-	for i, l := range q.ring {
-		ts[i] = l.tenant
-	}
-	return ts
-}
-
-// take leases up to share jobs of each of the tenants. more are those that may have another one.
-func (e *Engine) take(queue string, tenants []string, share, tenantMax int) (out []*lease, more []string) {
-	var damaged []*lease
-	e.mu.Lock()
-	defer func() {
-		e.mu.Unlock()
-		for _, le := range damaged {
-			e.park(le)
-		}
-	}()
-	if e.closed {
-		return nil, nil
-	}
-	q := e.queues[queue]
-	err := e.st.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bWaiting).Cursor()
-		for _, tenant := range tenants {
-			l := q.lines[tenant]
-			if l == nil || !l.inRing {
-				continue
-			}
-			got, dry := 0, false
-			for got < share && !dry && (tenantMax <= 0 || l.active < tenantMax) {
-				le, err := e.next(c, q, l)
-				switch {
-				case le == nil:
-					dry = true
-				case err != nil:
-					le.parking = true
-					damaged = append(damaged, le)
-				default:
-					got++
-					out = append(out, le)
-				}
-			}
-			if dry {
-				q.leave(l)
-				q.drop(l)
-				continue
-			}
-			q.rotate(l)
-			if got == share {
-				more = append(more, tenant)
-			}
-		}
-		return nil
-	})
-	if err != nil { // the store is out of service, and has said so; nothing was lost, the runner asks again
-		e.log.Debug("jobs: lease", slog.String("queue", queue), slog.Any("err", err))
-	}
-	return out, more
-}
-
-// next leases the first free job of a line. nil: there is none.
-func (e *Engine) next(c *bbolt.Cursor, q *queue, l *line) (*lease, error) {
-	prefix := linePrefix(q.Name, l.tenant)
-	from := l.from
-	if from == nil {
-		from = prefix
-	}
-	for k, v := c.Seek(from); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		if len(k) != len(prefix)+orderBytes || e.leases[string(k)] != nil {
-			continue
-		}
-		le := &lease{key: bytes.Clone(k)}
-		j, err := decodeJob(q.Name, l.tenant, Active, v)
-		if err != nil {
-			j.Queue, j.Tenant = q.Name, l.tenant
-			j.LastError = err.Error()
-		}
-		if j.started { // and never ended: the process did
-			j.started, le.interrupted = false, true
-			j.interruptions++
-		}
-		le.job = j
-		e.nextTok++
-		le.job.LeaseToken = strconv.FormatUint(e.nextTok, 36)
-		e.leases[string(le.key)] = le
-		l.from = le.key
-		l.waiting--
-		l.active++
-		return le, err
-	}
-	l.from = nil
-	return nil, nil
-}
+// holds says whether a lease is still in force. Engine.mu is held.
+func (e *Engine) holds(le *lease) bool { return e.leased(le.job.Queue, le.job.Tenant, le.key) == le }
 
 // begin counts the attempt and has it written: in passing, or waited for while an attempt is suspected of killing the process.
-func (e *Engine) begin(ctx context.Context, le *lease) error {
+// It returns the job as it is now, for the handler.
+func (e *Engine) begin(ctx context.Context, le *lease) (Job, error) {
+	now := e.clock.now()
 	e.mu.Lock()
 	le.job.AttemptsMade++
-	le.job.started = true
+	le.job.startedAt = now
 	record := le.job
+	e.moved(&record, Waiting)
 	wait := e.startsWait.on()
 	if !wait {
 		e.starts = append(e.starts, le)
@@ -172,9 +63,9 @@ func (e *Engine) begin(ctx context.Context, le *lease) error {
 		e.submitStarts()
 	}
 	if !wait {
-		return nil
+		return record, nil
 	}
-	return e.st.Update(ctx, func(tx *bbolt.Tx) error {
+	return record, e.st.Update(ctx, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bWaiting).Put(le.key, record.encode())
 	})
 }
@@ -191,13 +82,18 @@ func (e *Engine) submitStarts() {
 			batch, e.starts = e.starts, nil
 		}
 		b := tx.Bucket(bWaiting)
+		wrote := false
 		for _, le := range batch {
-			if le.settled || e.leases[string(le.key)] != le {
+			if le.settled || !e.holds(le) {
 				continue
 			}
+			wrote = true
 			if err := b.Put(le.key, le.job.encode()); err != nil {
 				return err
 			}
+		}
+		if !wrote {
+			return store.Untouched(nil)
 		}
 		return nil
 	}, func(error) {
@@ -227,107 +123,122 @@ const (
 	notBegun                // the handler was not called
 )
 
-// settle writes an outcome and waits for the disk. After any error but ErrStaleLease and store.ErrUnknown the lease still holds.
-func (e *Engine) settle(ctx context.Context, le *lease, o outcome) error {
-	e.mu.Lock()
-	if e.leases[string(le.key)] != le {
-		e.mu.Unlock()
-		return ErrStaleLease
+// apply makes j what the outcome says. j.startedAt says when the attempt began.
+func (o outcome) apply(j *Job, now time.Time, worker string) {
+	now = now.UTC()
+	if o.err != nil {
+		j.LastError = brief(o.err)
 	}
-	le.settled = true
-	j := le.job
-	e.mu.Unlock()
-
-	now := e.clock.now()
-	j.started = false
+	if o.attempt == counted {
+		a := Attempt{N: j.AttemptsMade, StartedAt: j.startedAt, EndedAt: now, Worker: worker}
+		if o.err != nil {
+			a.Error = j.LastError
+		}
+		j.ended(a)
+	}
+	j.startedAt = time.Time{}
 	if o.attempt != notBegun {
 		j.interruptions = 0 // the process lived through it
 	}
 	if o.attempt == undone {
 		j.AttemptsMade = max(j.AttemptsMade-1, 0)
 	}
-	if o.err != nil {
-		j.LastError = brief(o.err)
-	}
 	j.State, j.LeaseToken = o.state, ""
 	switch o.state {
 	case Delayed:
-		j.RunAt = now.Add(o.delay).UTC()
+		j.RunAt = now.Add(o.delay)
 	case Completed, Failed:
-		j.FinishedAt, j.Result = now.UTC(), o.result
+		j.FinishedAt, j.Result = now, o.result
 	}
-	return e.resolve(ctx, le, j)
 }
 
-// resolve moves the job of a lease to where j says and ends the lease.
-func (e *Engine) resolve(ctx context.Context, le *lease, j Job) error {
+// settle writes an outcome and waits for the disk. After any error but ErrStaleLease and store.ErrUnknown the lease still holds.
+func (e *Engine) settle(ctx context.Context, le *lease, o outcome) error {
+	fn, then, err := e.settling(le, o)
+	if err != nil {
+		return err
+	}
+	return e.st.UpdateThen(ctx, fn, then)
+}
+
+// settleThen is settle without the wait: done is called with the answer, mostly on the store's goroutine.
+func (e *Engine) settleThen(le *lease, o outcome, done func(error)) {
+	fn, then, err := e.settling(le, o)
+	if err != nil {
+		done(err)
+		return
+	}
+	e.st.Start(fn, func(err error) { then(err); done(err) })
+}
+
+// settling returns what writes an outcome, and what follows when it is known how that went.
+func (e *Engine) settling(le *lease, o outcome) (fn func(tx *bbolt.Tx) error, then func(error), err error) {
+	e.mu.Lock()
+	if !e.holds(le) {
+		e.mu.Unlock()
+		return nil, nil, ErrStaleLease
+	}
+	le.settled = true
+	j := le.job
+	e.mu.Unlock()
+	o.apply(&j, e.clock.now(), "")
 	var w writes
-	var kept int // change in the number of finished jobs
-	then := e.applied(func() {
-		e.release(le, j.State == Waiting)
-		l := e.queues[j.Queue].line(j.Tenant)
-		switch j.State {
-		case Completed:
-			l.completed += kept
-		case Failed:
-			l.failed += kept
-		}
-		e.place(w.placed)
-		e.queues[j.Queue].drop(l)
-	})
-	return e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
-		w.reset()
-		kept = 0
-		waiting := tx.Bucket(bWaiting)
-		switch j.State {
-		case Waiting:
-			return waiting.Put(le.key, j.encode())
-		case Delayed:
-			if err := waiting.Delete(le.key); err != nil {
-				return err
+	return func(tx *bbolt.Tx) error {
+			w.reset()
+			return e.conclude(tx, &w, le, &j, false)
+		}, func(err error) {
+			if isUnknown(err) {
+				e.mu.Lock()
+				e.release(le, false) // whatever the file holds is found by reading anew
+				e.mu.Unlock()
 			}
-			return w.put(tx, &j)
-		}
-		if err := waiting.Delete(le.key); err != nil {
-			return err
-		}
-		var err error
-		if kept, err = finish(tx, &j); err != nil {
-			return err
-		}
-		if j.State == Failed {
-			return e.addFailed(tx, &w, j)
-		}
-		return nil
-	}, func(err error) {
-		if isUnknown(err) {
-			e.mu.Lock()
-			e.release(le, false) // whatever the file holds is found by reading anew
-			e.mu.Unlock()
-		}
-		then(err)
-	})
+			e.applied(func() { e.follow(&w) })(err)
+		}, nil
+}
+
+// conclude writes what becomes of a leased job: its record stays in place, moves, or goes. passing: its end need not be kept.
+func (e *Engine) conclude(tx *bbolt.Tx, w *writes, le *lease, j *Job, passing bool) error {
+	waiting := tx.Bucket(bWaiting)
+	w.over = append(w.over, over{le, j})
+	if j.State == Waiting {
+		return waiting.Put(le.key, j.encode())
+	}
+	if err := waiting.Delete(le.key); err != nil {
+		return err
+	}
+	if j.State == Delayed {
+		return w.put(tx, j, Active)
+	}
+	if err := finish(tx, w, j, Active, passing); err != nil {
+		return err
+	}
+	if j.State == Failed {
+		return e.addFailed(tx, w, *j)
+	}
+	return nil
 }
 
 // release ends a lease. Engine.mu is held. again: the job waits as before.
 func (e *Engine) release(le *lease, again bool) {
-	if e.leases[string(le.key)] != le {
+	if !e.holds(le) {
 		return
 	}
-	delete(e.leases, string(le.key))
 	q := e.queues[le.job.Queue]
 	l := q.line(le.job.Tenant)
-	l.active--
+	delete(l.leases, orderIn(le.key))
+	e.forgetDeadline(le)
 	if again {
 		l.waiting++
-		q.free(l, le.key)
-		q.wakeRunners()
-		return
-	}
-	for _, r := range q.runners {
-		if r.o.TenantMax > 0 && l.waiting > 0 {
-			r.Poke() // the tenant may have been at its limit
+		if le.parking {
+			for v := range q.viewsOf(l) {
+				v.free(l, le.key)
+			}
+			return
 		}
+		q.free(l, le.key, le.job.Name)
+	}
+	if !le.parking {
+		q.gave(l)
 	}
 }
 
@@ -361,7 +272,12 @@ func parkAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 	if err := b.Delete(key); err != nil {
 		return err
 	}
-	return tx.Bucket(bParked).Put(append(linePrefix(queue, tenant), p.encode()...), v)
+	if p.in == placeWaiting {
+		if err := tx.Bucket(bLeased).Delete(key); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bParked).Put(slices.Concat(linePrefix(queue, tenant), p.encode()), v)
 }
 
 func isUnknown(err error) bool { return errors.Is(err, store.ErrUnknown) }

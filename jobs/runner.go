@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,10 @@ const (
 
 	settleRetryMin, settleRetryMax = 100 * time.Millisecond, 5 * time.Second
 
+	// outcomesPerSlot outcomes may be on their way to the disk for each slot. A slot is free as soon as its handler has returned, so that a disk
+	// that is slow to sync does not keep handlers from working; what is on its way runs again after a crash, so it is bounded, too.
+	outcomesPerSlot = 8
+
 	// interruptionsFree is how often in a row an attempt may end with the process before the job has to back off: once
 	// may be the power, twice is a suspicion.
 	interruptionsFree = 1
@@ -35,11 +41,12 @@ const (
 
 // RunnerOptions configure a Runner.
 type RunnerOptions struct {
-	Queue        string // required
+	Queue        string // one that ships with the box; required
 	Handler      Handler
-	Concurrency  int           // attempts at a time; 0 and below: 8
-	TenantMax    int           // of one tenant at a time; 0 and below: no limit
-	DrainTimeout time.Duration // for running attempts after Run's context ended; 0: 10 s; below 0: none
+	Handlers     map[string]Handler // instead of Handler: by the job's name. Jobs of other names stay waiting, for workers outside
+	Concurrency  int                // attempts at a time; 0 and below: 8
+	TenantMax    int                // of one tenant at a time; 0 and below: no limit
+	DrainTimeout time.Duration      // for running attempts after Run's context ended; 0: 10 s; below 0: none
 
 	// Ready says whether a tenant's jobs may be leased at present; nil: always. Jobs held back burn nothing. It is
 	// asked often and must be quick. After its answer changed, call Poke.
@@ -48,18 +55,25 @@ type RunnerOptions struct {
 
 // Runner leases jobs of one queue and runs its handler on them.
 type Runner struct {
-	e    *Engine
-	o    RunnerOptions
-	wake chan struct{}
+	e *Engine
+	o RunnerOptions
+	w *waiter
+
+	free      atomic.Int64  // slots without a job
+	freed     chan struct{} // pokes the dispatcher
+	work      *handout
+	unwritten chan struct{} // holds one for each outcome on its way to the disk
+	left      sync.WaitGroup
+	leftN     atomic.Int64 // jobs leased and not yet settled
 }
 
 // NewRunner makes a runner; Run starts it.
 func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
-	if _, err := e.config(o.Queue); err != nil {
+	if err := e.exists(o.Queue); err != nil {
 		return nil, fmt.Errorf("runner: %w", err)
 	}
-	if o.Handler == nil {
-		return nil, fmt.Errorf("runner of %q: no handler", o.Queue)
+	if (o.Handler == nil) == (len(o.Handlers) == 0) {
+		return nil, fmt.Errorf("runner of %q: exactly one of Handler and Handlers is needed", o.Queue)
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = concurrencyDefault
@@ -67,43 +81,36 @@ func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = drainTimeoutDefault
 	}
-	return &Runner{e: e, o: o, wake: make(chan struct{}, 1)}, nil
+	return &Runner{e: e, o: o, w: newWaiter(o.Queue)}, nil
 }
 
 // Poke makes the runner look at once, as after Ready's answer changed.
-func (r *Runner) Poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
+func (r *Runner) Poke() { r.w.poke() }
 
 // Run leases and runs jobs until ctx ends; then it waits for the running ones as long as DrainTimeout allows, ends their
 // contexts, and releases them: they burn no attempt. It returns nil, or ErrDrain if handlers did not return even then.
 func (r *Runner) Run(ctx context.Context) error {
-	r.e.watch(r, true)
-	defer r.e.watch(r, false)
+	names := slices.Collect(maps.Keys(r.o.Handlers))
+	if r.o.TenantMax > 0 || r.o.Ready != nil {
+		r.e.lookAlone(r.w, names, r.o.TenantMax)
+	} else if err := r.e.look(r.w, "", names); err != nil {
+		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
+	}
+	defer r.e.unregister(r.w)
 
+	r.freed, r.work = make(chan struct{}, 1), newHandout()
+	r.unwritten = make(chan struct{}, outcomesPerSlot*r.o.Concurrency)
 	hctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	free := make(chan struct{}, r.o.Concurrency)
 	for range r.o.Concurrency {
-		free <- struct{}{}
+		go r.worker(hctx, r.work)
 	}
-	var running sync.WaitGroup
-	var left atomic.Int64
-	r.dispatch(ctx, free, func(le *lease) {
-		left.Add(1)
-		running.Go(func() {
-			defer func() { left.Add(-1); free <- struct{}{} }()
-			if p := panics.Try(func() { r.attend(hctx, le) }); p != nil {
-				r.e.log.Error("jobs: the runner panicked; the job runs again after the next start", slog.Any("err", p.AsError()))
-			}
-		})
-	})
+	r.free.Store(int64(r.o.Concurrency))
+	r.dispatch(ctx)
+	r.work.close()
 
 	drained := make(chan struct{})
-	go func() { running.Wait(); close(drained) }()
+	go func() { r.left.Wait(); close(drained) }()
 	for _, grace := range []time.Duration{max(r.o.DrainTimeout, 0), drainGrace} {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
@@ -114,92 +121,173 @@ func (r *Runner) Run(ctx context.Context) error {
 			stop()
 		}
 	}
-	return fmt.Errorf("queue %q: %w: %d", r.o.Queue, ErrDrain, left.Load())
+	return fmt.Errorf("queue %q: %w: %d", r.o.Queue, ErrDrain, r.leftN.Load())
 }
 
-// dispatch leases jobs whenever slots are free, and starts them, until ctx ends.
-func (r *Runner) dispatch(ctx context.Context, free chan struct{}, start func(*lease)) {
+// dispatch leases jobs whenever slots are free, and hands them to the workers, until ctx ends.
+func (r *Runner) dispatch(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-free:
-		}
-		n := 1
-		for more := true; more && n < r.o.Concurrency; {
+	for ctx.Err() == nil {
+		n := int(r.free.Load())
+		if n == 0 {
 			select {
-			case <-free:
-				n++
-			default:
-				more = false
+			case <-ctx.Done():
+			case <-r.freed:
 			}
-		}
-		if ctx.Err() != nil {
-			return
+			continue
 		}
 		les, held := r.lease(n)
-		for _, le := range les {
-			start(le)
-		}
-		for range n - len(les) {
-			free <- struct{}{}
-		}
+		r.free.Add(-int64(len(les)))
+		r.left.Add(len(les))
+		r.leftN.Add(int64(len(les)))
+		r.work.put(les)
 		if len(les) == n {
 			continue
 		}
 		timer.Reset(held)
 		select { // nothing more to lease: wait for news
 		case <-ctx.Done():
-			return
-		case <-r.wake:
+		case <-r.w.poked:
 		case <-timer.C:
 		}
 	}
 }
 
+// worker takes leased jobs through their attempts, one after the other. If a handler ends its goroutine, another worker goes on.
+func (r *Runner) worker(ctx context.Context, work *handout) {
+	var le *lease
+	defer func() {
+		if le != nil {
+			r.over(ctx, le, wish(&le.job, errGoexit, ctx.Err() != nil))
+			go r.worker(ctx, work)
+		}
+	}()
+	for le = work.take(); le != nil; le = work.take() {
+		o := r.attend(ctx, le)
+		done := le
+		le = nil // from here on nothing ends this goroutine
+		r.over(ctx, done, o)
+	}
+}
+
+// handout gives leased jobs to workers strictly in the order of their turns. A channel would hand a job to a parked worker, and it would have to wait
+// for that one to run while a busy one passes it by.
+type handout struct {
+	mu     sync.Mutex // guards what follows
+	some   sync.Cond
+	jobs   []*lease
+	closed bool
+}
+
+func newHandout() *handout {
+	h := &handout{}
+	h.some.L = &h.mu
+	return h
+}
+
+func (h *handout) put(les []*lease) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.jobs = append(h.jobs, les...)
+	for range les {
+		h.some.Signal()
+	}
+}
+
+// take waits for a job; nil: there will be none.
+func (h *handout) take() *lease {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.jobs) == 0 {
+		if h.closed {
+			return nil
+		}
+		h.some.Wait()
+	}
+	le := h.jobs[0]
+	h.jobs[0] = nil
+	h.jobs = h.jobs[1:]
+	return le
+}
+
+func (h *handout) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.some.Broadcast()
+}
+
+var errGoexit = errors.New("the handler ended its goroutine")
+
+// over frees a slot and has the outcome of its job written. It waits only if too many outcomes are on their way.
+func (r *Runner) over(ctx context.Context, le *lease, o outcome) {
+	if o.state == Failed || o.state == Delayed && o.attempt == counted {
+		r.logOf(le).Warn("jobs: an attempt failed", slog.Int("attempt", le.job.AttemptsMade), slog.String("state", string(o.state)),
+			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
+	}
+	r.unwritten <- struct{}{}
+	r.free.Add(1)
+	select {
+	case r.freed <- struct{}{}:
+	default:
+	}
+	r.e.settleThen(le, o, func(err error) {
+		if err == nil {
+			r.settled()
+			return
+		}
+		go func() { // not on the store's goroutine
+			defer r.settled()
+			r.write(ctx, le, o, err)
+		}()
+	})
+}
+
+func (r *Runner) settled() {
+	<-r.unwritten
+	r.leftN.Add(-1)
+	r.left.Done()
+}
+
+func (r *Runner) logOf(le *lease) *slog.Logger {
+	return r.e.log.With(slog.String("queue", le.job.Queue), slog.String("tenant", le.job.Tenant), slog.String("job", le.job.ID))
+}
+
 // lease leases up to n jobs and says when to look again if there are fewer.
 func (r *Runner) lease(n int) (les []*lease, again time.Duration) {
 	again = runnerPoll
-	ready := r.o.Ready
-	if p := panics.Try(func() {
-		les = r.e.lease(r.o.Queue, n, r.o.TenantMax, func(tenant string) bool {
-			yes := ready == nil || ready(tenant)
+	var ready func(tenant string) bool
+	if r.o.Ready != nil {
+		ready = func(tenant string) (yes bool) {
+			if p := panics.Try(func() { yes = r.o.Ready(tenant) }); p != nil {
+				r.e.log.Error("jobs: Ready panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+			}
 			if !yes {
 				again = runnerPollHeld
 			}
 			return yes
-		})
-	}); p != nil {
-		r.e.log.Error("jobs: leasing panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+		}
+	}
+	les, err := r.e.take(r.w, n, math.MaxInt, ready)
+	if err != nil {
 		again = runnerPollHeld
 	}
 	return les, again
 }
 
-// attend takes a leased job through one attempt and writes its outcome.
-func (r *Runner) attend(ctx context.Context, le *lease) {
-	j := le.job
-	log := r.e.log.With(slog.String("queue", j.Queue), slog.String("tenant", j.Tenant), slog.String("job", j.ID))
+// attend takes a leased job through one attempt and says what becomes of it.
+func (r *Runner) attend(ctx context.Context, le *lease) outcome {
 	if o, ok := suspect(le); ok {
-		log.Error("jobs: attempts ended with the process", slog.Int("in_a_row", j.interruptions), slog.String("state", string(o.state)))
-		r.write(ctx, le, o, log)
-		return
+		r.logOf(le).Error("jobs: attempts ended with the process", slog.Int("in_a_row", le.job.interruptions), slog.String("state", string(o.state)))
+		return o
 	}
-	if err := r.e.begin(ctx, le); err != nil {
-		log.Warn("jobs: the start of an attempt cannot be written, so it does not start", slog.Any("err", err))
-		r.write(ctx, le, outcome{state: Waiting, attempt: undone}, log)
-		return
+	j, err := r.e.begin(ctx, le)
+	if err != nil {
+		r.logOf(le).Warn("jobs: the start of an attempt cannot be written, so it does not start", slog.Any("err", err))
+		return outcome{state: Waiting, attempt: undone}
 	}
-	j.AttemptsMade++
-	err := r.call(ctx, j)
-	o := wish(&j, err, ctx.Err() != nil)
-	if o.state == Failed || o.state == Delayed && o.attempt == counted {
-		log.Warn("jobs: an attempt failed", slog.Int("attempt", j.AttemptsMade), slog.String("state", string(o.state)),
-			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
-	}
-	r.write(ctx, le, o, log)
+	return wish(&j, r.call(ctx, &j), ctx.Err() != nil)
 }
 
 // suspect decides about a job whose last attempt ended with the process: failed when its attempts are used up; made to wait
@@ -221,25 +309,26 @@ func suspect(le *lease) (outcome, bool) {
 	return o, true
 }
 
-// call runs the handler. It returns even if the handler panics or ends its goroutine.
-func (r *Runner) call(ctx context.Context, j Job) (err error) {
+// call runs the handler. A panic is an error.
+func (r *Runner) call(ctx context.Context, j *Job) (err error) {
 	if j.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, j.Timeout)
 		defer cancel()
 	}
-	done := make(chan struct{})
-	err = errors.New("the handler ended its goroutine")
-	go func() {
-		defer close(done)
-		p := panics.Try(func() { err = r.o.Handler(ctx, &j) })
-		if p != nil {
-			err = fmt.Errorf("panic: %v", p.Value)
-			r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
-		}
-	}()
-	<-done
+	handler := r.handler(j.Name)
+	if p := panics.Try(func() { err = handler(ctx, j) }); p != nil {
+		err = fmt.Errorf("panic: %v", p.Value)
+		r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
+	}
 	return err
+}
+
+func (r *Runner) handler(name string) Handler {
+	if r.o.Handler != nil {
+		return r.o.Handler
+	}
+	return r.o.Handlers[name]
 }
 
 // wish turns what a handler returned into an outcome. stopped: the drain's time is over.
@@ -268,14 +357,11 @@ func wish(j *Job, err error, stopped bool) outcome {
 	}
 }
 
-// write writes an outcome, again and again while the disk refuses: the work is done, and doing it
+// write writes an outcome that the store refused with err, again and again while the disk refuses: the work is done, and doing it
 // twice is worse than waiting. It gives up when the drain is over; then the job runs again after the next start.
-func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logger) {
-	for wait := settleRetryMin; ; wait = min(2*wait, settleRetryMax) {
-		err := r.e.settle(context.WithoutCancel(ctx), le, o)
-		if err == nil {
-			return
-		}
+func (r *Runner) write(ctx context.Context, le *lease, o outcome, err error) {
+	log := r.logOf(le)
+	for wait := settleRetryMin; err != nil; wait = min(2*wait, settleRetryMax) {
 		if errors.Is(err, ErrStaleLease) || isUnknown(err) || errors.Is(err, store.ErrClosed) || ctx.Err() != nil {
 			log.Error("jobs: an outcome was not written; the job may run again", slog.Any("err", err))
 			return
@@ -287,16 +373,6 @@ func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logg
 		case <-timer.C:
 		}
 		timer.Stop()
-	}
-}
-
-// watch adds a runner to those that are woken when its queue has news, or removes it.
-func (e *Engine) watch(r *Runner, on bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	q := e.queues[r.o.Queue]
-	q.runners = slices.DeleteFunc(q.runners, func(o *Runner) bool { return o == r })
-	if on {
-		q.runners = append(q.runners, r)
+		err = r.e.settle(context.WithoutCancel(ctx), le, o)
 	}
 }

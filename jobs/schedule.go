@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/sourcegraph/conc/panics"
@@ -54,50 +55,55 @@ func (e *Engine) schedule(ctx context.Context) {
 	}
 }
 
-// tick does what is due and says when to look again.
+// tick does what is due, in bounded batches, and says when to look again.
 func (e *Engine) tick(ctx context.Context) time.Duration {
+	e.sleep(math.MaxInt64) // what comes in from now on pokes
 	if err := e.recount(ctx); err != nil {
 		return scheduleRetry
 	}
-	wait := schedulePoll
-	for _, q := range e.names() {
-		for {
-			due, more := e.due(q)
-			if !more {
-				break
+	wait := min(schedulePoll, e.expire(ctx))
+	due, next := e.due()
+	for _, q := range due {
+		next = 0 // there may be more than a batch
+		if err := e.moveDue(ctx, q); err != nil {
+			if ctx.Err() == nil {
+				e.log.Warn("jobs: cannot move due jobs, trying again", slog.String("queue", q), slog.Any("err", err))
 			}
-			if d := due.Sub(e.clock.now()); d > 0 {
-				wait = min(wait, d)
-				break
-			}
-			if err := e.moveDue(ctx, q); err != nil {
-				if ctx.Err() == nil {
-					e.log.Warn("jobs: cannot move due jobs, trying again", slog.String("queue", q), slog.Any("err", err))
-				}
-				wait = min(wait, scheduleRetry)
-				break
-			}
+			return scheduleRetry
 		}
 	}
+	wait = min(wait, next)
+	e.sleep(wait)
 	return wait
 }
 
-func (e *Engine) names() []string {
+// sleep notes for how long the scheduler does not look: only what is due earlier has to poke it.
+func (e *Engine) sleep(d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	names := make([]string, 0, len(e.queues))
-	for name := range e.queues {
-		names = append(names, name)
+	e.tickAt = math.MaxInt64
+	if now := e.clock.steady(); d < math.MaxInt64-now {
+		e.tickAt = now + d
 	}
-	return names
 }
 
-// due says when the next delayed job of a queue is due, if there is one.
-func (e *Engine) due(queue string) (time.Time, bool) {
+// due returns the queues in which delayed jobs are due, and when to look for those of the others.
+func (e *Engine) due() (queues []string, next time.Duration) {
+	next = schedulePoll
+	now := e.clock.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	q := e.queues[queue]
-	return timeOf(q.nextDue), q.nextDue != never
+	for name, q := range e.queues {
+		if q.nextDue == never {
+			continue
+		}
+		if d := timeOf(q.nextDue).Sub(now); d <= 0 {
+			queues = append(queues, name)
+		} else {
+			next = min(next, d)
+		}
+	}
+	return queues, next
 }
 
 // recount reads memory anew if an outcome was unknown. It runs as an operation of the store, so that it takes its place in
@@ -145,16 +151,14 @@ func (e *Engine) moveDue(ctx context.Context, queue string) error {
 		}
 		return w.apply(tx, queue, due)
 	}, e.applied(func() {
-		q := e.queues[queue]
-		q.nextDue = w.nextDue
-		e.moved(q, &w)
+		e.queues[queue].nextDue = w.nextDue
+		e.followMoves(&w)
 	}))
 }
 
 // moves is what a transaction moved from delayed, for memory to follow.
 type moves struct {
 	writes
-	parked  []placed
 	nextDue uint64
 }
 
@@ -170,38 +174,38 @@ func (w *moves) apply(tx *bbolt.Tx, queue string, ms []move) error {
 			if err := parkAt(tx, queue, m.tenant, m.place); err != nil {
 				return err
 			}
-			w.parked = append(w.parked, placed{queue, m.tenant, m.place})
+			w.parked = append(w.parked, placed{queue: queue, tenant: m.tenant, place: m.place})
 			continue
 		}
 		if err := b.Delete(m.key); err != nil {
 			return err
 		}
-		if err := w.put(tx, &j); err != nil {
+		if err := w.put(tx, &j, Delayed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// moved brings memory up to date. Engine.mu is held.
-func (e *Engine) moved(q *queue, w *moves) {
+// followMoves brings memory up to date. Engine.mu is held.
+func (e *Engine) followMoves(w *moves) {
 	for _, p := range w.placed {
-		q.line(p.tenant).delayed--
+		e.queues[p.queue].line(p.tenant).delayed--
 	}
 	for _, p := range w.parked {
-		l := q.line(p.tenant)
+		l := e.queues[p.queue].line(p.tenant)
 		l.delayed--
 		l.parked++
-		e.log.Error("jobs: a damaged record was parked", slog.String("queue", q.Name), slog.String("tenant", p.tenant),
+		e.log.Error("jobs: a damaged record was parked", slog.String("queue", p.queue), slog.String("tenant", p.tenant),
 			slog.Uint64("sequence", p.place.seq))
 	}
-	e.place(w.placed)
+	e.follow(&w.writes)
 }
 
 // PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. It works in
 // bounded batches; jobs that become delayed meanwhile may or may not be among them.
 func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool) (int, error) {
-	if _, err := e.config(queue); err != nil {
+	if err := e.exists(queue); err != nil {
 		return 0, err
 	}
 	said := map[string]bool{}
@@ -238,7 +242,7 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 			err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 				w = moves{}
 				return w.apply(tx, queue, batch)
-			}, e.applied(func() { e.moved(e.queues[queue], &w) }))
+			}, e.applied(func() { e.followMoves(&w) }))
 			total += len(w.placed)
 		}
 		if err != nil {
