@@ -353,7 +353,7 @@ func wish(j *Job, err error, stopped bool) outcome {
 	case j.Attempts > 0 && j.AttemptsMade >= j.Attempts:
 		return outcome{state: Failed, err: err}
 	default:
-		return outcome{state: Delayed, err: err, delay: j.Backoff.Wait(j.AttemptsMade)}
+		return outcome{state: Delayed, err: err, delay: retryWait(j, err)}
 	}
 }
 
