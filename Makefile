@@ -22,10 +22,10 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench torture tools dist clean
+.PHONY: help demo build test race check fmt bench bench-jobs torture tools dist clean
 
 help: ## Lists these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## Takes payments with the line cut and shows each settle once
 	bin/tenderbox demo
@@ -52,6 +52,9 @@ fmt: ## Formats every Go file
 
 bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
 	go run ./internal/bench $(KNOBS) $(BENCHFLAGS)
+
+bench-jobs: ## Jobs/s beside bare loops and no-op servers, and with a million stored (ROUNDS=)
+	go run ./internal/bench jobs $(if $(ROUNDS),-rounds=$(ROUNDS)) $(BENCHFLAGS)
 
 torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DURATION=)
 	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' -args \

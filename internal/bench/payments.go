@@ -149,11 +149,11 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 	for _, status := range slices.Sorted(maps.Keys(refused)) {
 		fmt.Printf("  %d requests were answered %d and are not counted as payments\n", refused[status], status)
 	}
-	memory, err := residentMiB(box.pid)
+	memory, err := residentOf(box.pid)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  the box's RSS after all this: %.1f MiB\n\n", memory)
+	fmt.Printf("  the box's RSS after all this: %s\n\n", memory)
 	return nil
 }
 
