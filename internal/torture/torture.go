@@ -28,7 +28,6 @@
 package torture
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -122,9 +121,11 @@ func (c conditions) String() string {
 	return fmt.Sprintf("clients pause up to %s, %d shards, %d failures open the breaker", c.think, c.shards, c.opens)
 }
 
-// random is a source of its own for each stream; seeds and streams that are near one another have nothing in common.
-func (r *round) random(stream uint64) *rand.Rand {
-	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%d/%d", r.Seed, stream))))
+func (r *round) random(stream uint64) *rand.Rand { return source(r.Seed, stream) }
+
+// source is a source of its own for each stream; seeds and streams that are near one another have nothing in common.
+func source(seed, stream uint64) *rand.Rand {
+	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%d/%d", seed, stream))))
 }
 
 // Run plays one round. An error means that the round could not be played to its end; what a box did wrong is in the
@@ -187,24 +188,8 @@ func (r *round) play(ctx context.Context) error {
 }
 
 // open starts the box for the first time and registers the second tenant.
-func (r *round) open(ctx context.Context) error {
-	if err := os.MkdirAll(r.box.options.Data, 0o700); err != nil {
-		return err
-	}
-	if err := r.box.start(ctx); err != nil {
-		return err
-	}
-	var err error
-	if r.box.token, err = r.box.current().Secret("operator.token"); err != nil {
-		return err
-	}
-	if r.keys["default"], err = r.box.current().Secret("default.key"); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, graceMax)
-	defer cancel()
-	out, err := blackbox.Run(ctx, r.Binary, "tenant", "add", secondTenant, "--data", r.box.options.Data)
-	r.keys[secondTenant] = lastLine(out)
+func (r *round) open(ctx context.Context) (err error) {
+	r.keys, err = r.box.open(ctx)
 	return err
 }
 
@@ -220,7 +205,10 @@ func (r *round) chaos(ctx context.Context) error {
 	defer cancel()
 	pests, dark := errgroup.WithContext(dark)
 	pests.Go(func() error { return r.weather(dark) })
-	pests.Go(func() error { return r.killer(dark) })
+	pests.Go(func() error {
+		random := r.random(killerStream)
+		return r.box.haunt(dark, random, func() error { return r.lose(random) })
+	})
 	err := pests.Wait()
 	if err == nil {
 		err = r.encore(ctx)
@@ -272,28 +260,5 @@ func (r *round) collect(ctx context.Context) error {
 
 // audit stops the box in good order, runs `tenderbox check`, and looks for secrets in the box's log.
 func (r *round) audit(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, graceMax)
-	defer cancel()
-	if err := r.box.stop(ctx); err != nil {
-		r.history.problem("stop", err.Error())
-	}
-	if _, err := blackbox.Run(ctx, r.Binary, "check", "--data", r.box.options.Data); err != nil {
-		r.history.problem("check", err.Error())
-	}
-	log, err := os.ReadFile(filepath.Join(r.Dir, "box.log"))
-	if err != nil {
-		return err
-	}
-	for _, secret := range []string{blackbox.ProcessorKey, r.box.token, r.keys["default"], r.keys[secondTenant], "tok_visa", "tok_chargeDeclined"} {
-		if bytes.Contains(log, []byte(secret)) {
-			r.history.problem("INV-23 secret in the log", secret)
-		}
-	}
-	for what, sign := range signs {
-		if at := sign.FindIndex(log); at != nil {
-			line := log[bytes.LastIndexByte(log[:at[0]], '\n')+1:]
-			r.history.problem(what, string(line[:min(len(line), logLineMax)]))
-		}
-	}
-	return nil
+	return r.box.audit(ctx, filepath.Join(r.Dir, "box.log"), blackbox.ProcessorKey, r.keys["default"], r.keys[secondTenant], "tok_visa", "tok_chargeDeclined")
 }
