@@ -29,11 +29,13 @@ func (b Backoff) withDefaults(or Backoff) Backoff {
 func (b Backoff) validate() error {
 	switch {
 	case b.Type != Exponential && b.Type != Fixed:
-		return invalid("backoff type %q: use %q or %q", b.Type, Exponential, Fixed)
-	case b.Delay < 0 || b.Max < 0 || b.Delay > delayMax || b.Max > delayMax:
-		return invalid("backoff delay or max: use 0 to %v", delayMax)
+		return invalid("backoff.type", "%q: use %q or %q", b.Type, Exponential, Fixed)
+	case b.Delay < 0 || b.Delay > delayMax:
+		return invalid("backoff.delay_ms", "use 0 to %v", delayMax)
+	case b.Max < 0 || b.Max > delayMax:
+		return invalid("backoff.max_ms", "use 0 to %v", delayMax)
 	case !(b.Jitter >= 0 && b.Jitter <= 1):
-		return invalid("backoff jitter %v: use 0 to 1", b.Jitter)
+		return invalid("backoff.jitter", "%v: use 0 to 1", b.Jitter)
 	}
 	return nil
 }

@@ -9,7 +9,9 @@ import (
 // clock is the schedule's time. It follows the machine's clock ahead but never back: set back by a day, a retry due in a
 // second must not wait for a day and a second.
 type clock struct {
-	outside func() time.Time // nil: the machine's clock
+	outside func() time.Time     // nil: the machine's clock
+	runs    func() time.Duration // what steady adds to; nil: the machine's monotonic clock
+	since   time.Time            // of init, with a monotonic reading
 
 	mu   sync.Mutex // guards base and read
 	base time.Time  // the latest time that was told, without a monotonic reading
@@ -18,6 +20,7 @@ type clock struct {
 
 func (c *clock) init(outside func() time.Time, last time.Time) {
 	c.outside, c.read = outside, time.Now()
+	c.since = c.read
 	c.base = c.wall()
 	if last.After(c.base) {
 		c.base = last.Round(0)
@@ -43,6 +46,14 @@ func (c *clock) now() time.Time {
 		c.base = wall
 	}
 	return c.base
+}
+
+// steady is how long the engine has been open, a nanosecond at least: deadlines of leases and rates go by it, because it does not jump.
+func (c *clock) steady() time.Duration {
+	if c.runs != nil {
+		return 1 + c.runs()
+	}
+	return 1 + time.Since(c.since)
 }
 
 // startsWait says whether starts of attempts are waited for: after an unclean end, until ten minutes went well.

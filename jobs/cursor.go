@@ -46,12 +46,12 @@ func (e *Engine) EnqueueFrom(ctx context.Context, source string, from uint64, to
 			return store.Untouched(fmt.Errorf("%w: it is at %d, not at %d", ErrCursor, stored.Offset, from))
 		}
 		for i := range batch {
-			if _, err := w.add(tx, batch[i], js[i].ID != ""); err != nil {
+			if _, err := w.add(tx, &batch[i], js[i].ID != ""); err != nil {
 				return err
 			}
 		}
 		return writeCursor(tx, source, to)
-	}, e.applied(func() { e.place(w.placed) }))
+	}, e.applied(func() { e.follow(&w) }))
 	if err != nil {
 		return fmt.Errorf("enqueue from %q: %w", source, err)
 	}
@@ -94,10 +94,10 @@ func (e *Engine) MoveCursor(source string, to Cursor, done func(error)) {
 
 func (c Cursor) validate(source string) error {
 	if len(source) == 0 || len(source) > sourceBytesMax {
-		return invalid("source: use 1 to %d bytes", sourceBytesMax)
+		return invalid("source", "use 1 to %d bytes", sourceBytesMax)
 	}
 	if len(c.Anchor) > anchorBytesMax {
-		return invalid("anchor: %d bytes, up to %d are taken", len(c.Anchor), anchorBytesMax)
+		return invalid("anchor", "%d bytes, up to %d are taken", len(c.Anchor), anchorBytesMax)
 	}
 	return nil
 }

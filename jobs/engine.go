@@ -32,7 +32,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -50,19 +49,23 @@ type QueueConfig struct {
 	RemoveOnComplete Retention
 	RemoveOnFail     Retention
 
-	ReadOnly bool // tenants may look, not change
+	Limits Limits
+
+	ReadOnly bool // tenants may look, not change. Whoever speaks for a tenant heeds it; the box's own code enqueues here for tenants
 	Internal bool // tenants do not see it
 }
 
 // Options configure an Engine.
 type Options struct {
-	Queues []QueueConfig    // all queues; what the store holds for others is kept and counted
+	Queues []QueueConfig    // those that ship with the box; what the store holds for unknown ones is kept and counted
 	Now    func() time.Time // for tests of schedules; nil: the machine's clock, which may jump
 	Logger *slog.Logger     // nil: silent. It gets ids and errors, never a job's data
 
 	// Failed is called inside the transaction in which a job fails for good, and returns jobs to enqueue in it. It must be a
 	// pure function: it may be called more than once. Its jobs must be valid; others are dropped and logged.
 	Failed func(Job) []NewJob
+
+	steady func() time.Duration // for tests: the clock that does not jump
 }
 
 func (o Options) validate() error {
@@ -79,6 +82,9 @@ func (o Options) validate() error {
 		if err := q.Backoff.withDefaults(Backoff{}).validate(); err != nil {
 			errs = append(errs, fmt.Errorf("queue %q: %w", q.Name, err))
 		}
+		if err := q.Limits.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("queue %q: %w", q.Name, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -93,19 +99,26 @@ type Engine struct {
 	startsWait startsWait // whether attempt starts are waited for
 
 	stop      context.CancelFunc
-	scheduled chan struct{} // closed when the scheduler has left
-	wake      chan struct{} // pokes the scheduler
+	done      <-chan struct{} // closed when the engine is
+	scheduled chan struct{}   // closed when the scheduler has left
+	wake      chan struct{}   // pokes the scheduler
 	closeOnce sync.Once
 	closeErr  error
 
-	mu      sync.Mutex // guards what follows, and everything inside
-	queues  map[string]*queue
-	leases  map[string]*lease // by waiting key
-	nextTok uint64
-	starts  []*lease // begun, not yet written
-	riding  bool     // a write of starts is on its way
-	stale   bool     // memory and file may differ; the scheduler reads anew
-	closed  bool
+	mu        sync.Mutex // guards what follows, and everything inside
+	queues    map[string]*queue
+	tokens    map[string]*lease // leases from outside, by token
+	deadlines deadlines         // of the same
+	nextTok   uint64
+	looks     uint64   // how often somebody looked through a view
+	starts    []*lease // begun, not yet written
+	riding    bool     // a write of starts is on its way
+	stale     bool     // memory and file may differ; the scheduler reads anew
+	closed    bool
+	plans     plans
+
+	watchers   watchers
+	statistics statistics
 }
 
 var (
@@ -124,7 +137,7 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	e := &Engine{
 		st: st, o: o, log: o.Logger,
 		scheduled: make(chan struct{}), wake: make(chan struct{}, 1),
-		queues: map[string]*queue{}, leases: map[string]*lease{},
+		queues: map[string]*queue{}, tokens: map[string]*lease{},
 	}
 	for _, c := range o.Queues {
 		e.queues[c.Name] = newQueue(c, true)
@@ -150,14 +163,16 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jobs: %w", err)
 	}
-	e.install(c)
 	if !c.delays() {
 		last = time.Time{} // nothing depends on how far it had come
 	}
+	e.clock.runs = o.steady
 	e.clock.init(o.Now, last)
+	e.install(c)
+	e.statistics.init(e.clock.steady())
 	e.startsWait.init(!clean && !fresh)
 	ctx, cancel := context.WithCancel(context.Background())
-	e.stop = cancel
+	e.stop, e.done = cancel, ctx.Done()
 	go e.schedule(ctx)
 	return e, nil
 }
@@ -168,9 +183,20 @@ func (e *Engine) Close() error {
 	e.closeOnce.Do(func() {
 		e.stop()
 		<-e.scheduled
+		e.watchers.close()
 		e.mu.Lock()
 		e.closed = true
-		orderly := len(e.leases) == 0
+		orderly := true
+		for _, q := range e.queues {
+			if q.alarm != nil {
+				q.alarm.Stop()
+			}
+			for _, l := range q.lines {
+				for _, le := range l.leases {
+					orderly = orderly && le.out != nil // workers outside go on, and come back
+				}
+			}
+		}
 		e.mu.Unlock()
 		now := e.clock.now()
 		err := e.st.Update(context.Background(), func(tx *bbolt.Tx) error {
@@ -187,20 +213,6 @@ func (e *Engine) Close() error {
 		}
 	})
 	return e.closeErr
-}
-
-// config returns a queue's configuration, unless the engine is closed or does not know it.
-func (e *Engine) config(name string) (QueueConfig, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return QueueConfig{}, ErrClosed
-	}
-	q := e.queues[name]
-	if q == nil || !q.configured {
-		return QueueConfig{}, fmt.Errorf("%w: %q", ErrUnknownQueue, name)
-	}
-	return q.QueueConfig, nil
 }
 
 // applied ends a change: after it is on disk, do brings memory up to date. It returns the callback for the store, which runs it
@@ -225,109 +237,5 @@ func (e *Engine) poke() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
-	}
-}
-
-// census is what one pass over the keys finds.
-type census map[string]map[string]*counts // by queue, tenant
-
-type counts struct {
-	waiting, delayed, completed, failed, parked int
-	due                                         uint64 // of the first delayed one
-}
-
-func (c census) at(queue, tenant string) *counts {
-	q := c[queue]
-	if q == nil {
-		q = map[string]*counts{}
-		c[queue] = q
-	}
-	n := q[tenant]
-	if n == nil {
-		n = &counts{due: math.MaxUint64}
-		q[tenant] = n
-	}
-	return n
-}
-
-func (c census) delays() bool {
-	for _, q := range c {
-		for _, n := range q {
-			if n.delayed > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// takeCensus counts the keys of tx. It reads no values.
-func takeCensus(tx *bbolt.Tx) census {
-	c := census{}
-	var n *counts
-	var prefix string
-	walk := func(name []byte, size int, count func(n *counts, rest []byte)) {
-		cur := tx.Bucket(name).Cursor()
-		for k, _ := cur.First(); k != nil; k, _ = cur.Next() {
-			queue, tenant, rest, ok := cutLine(k)
-			if !ok || len(rest) != size {
-				continue // not ours; Audit names it
-			}
-			if n == nil || prefix != string(k[:len(k)-len(rest)]) {
-				prefix, n = string(k[:len(k)-len(rest)]), c.at(string(queue), string(tenant))
-			}
-			count(n, rest)
-		}
-	}
-	walk(bWaiting, orderBytes, func(n *counts, _ []byte) { n.waiting++ })
-	walk(bFinished, finishedBytes, func(n *counts, rest []byte) {
-		if rest[0] == placeCompleted {
-			n.completed++
-		} else {
-			n.failed++
-		}
-	})
-	walk(bParked, placeBytes, func(n *counts, _ []byte) { n.parked++ })
-	cur := tx.Bucket(bDelayed).Cursor()
-	for k, _ := cur.First(); k != nil; k, _ = cur.Next() {
-		queue, tenant, p, ok := splitDelayed(k)
-		if !ok {
-			continue
-		}
-		n := c.at(queue, tenant)
-		n.delayed++
-		n.due = min(n.due, p.at)
-	}
-	return c
-}
-
-// install makes a census the state of memory. Leases stay: what is leased is not waiting.
-func (e *Engine) install(c census) {
-	for _, q := range e.queues {
-		q.reset()
-	}
-	for name, tenants := range c {
-		q := e.queues[name]
-		if q == nil {
-			q = newQueue(QueueConfig{Name: name}, false)
-			e.queues[name] = q
-		}
-		for tenant, n := range tenants {
-			l := q.line(tenant)
-			l.waiting, l.delayed, l.completed, l.failed, l.parked = n.waiting, n.delayed, n.completed, n.failed, n.parked
-			q.nextDue = min(q.nextDue, n.due)
-			if l.waiting > 0 {
-				q.enter(l)
-			}
-		}
-	}
-	for _, le := range e.leases {
-		l := e.queues[le.job.Queue].line(le.job.Tenant)
-		l.waiting--
-		l.active++
-	}
-	e.stale = false
-	for _, q := range e.queues {
-		q.wakeRunners()
 	}
 }

@@ -96,7 +96,7 @@ func TestEnqueueFillsDefaultsAndGetReadsThemBack(t *testing.T) {
 		t.Errorf("enqueued %+v\n%s", j, d)
 	}
 	ignore := cmp.FilterPath(func(p cmp.Path) bool {
-		return strings.Contains("interruptions started seq Delay", p.Last().String()[1:])
+		return strings.Contains("interruptions startedAt seq Delay", p.Last().String()[1:])
 	}, cmp.Ignore())
 	if d := cmp.Diff(j, get(t, e, j.ID), ignore); d != "" {
 		t.Errorf("got another one:\n%s", d)

@@ -26,32 +26,46 @@ func (e *Engine) Enqueue(ctx context.Context, js ...NewJob) ([]Job, error) {
 		return nil, err
 	}
 	var w writes
-	out := make([]Job, len(batch))
+	var stored map[int]Job // in place of those that were there already
 	err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 		w.reset()
+		stored = nil
 		for i := range batch {
-			if out[i], err = w.add(tx, batch[i], js[i].ID != ""); err != nil {
+			old, err := w.add(tx, &batch[i], js[i].ID != "")
+			if err != nil {
 				return err
+			}
+			if old != nil {
+				if stored == nil {
+					stored = map[int]Job{}
+				}
+				stored[i] = *old
 			}
 		}
 		if len(w.placed) == 0 {
 			return store.Untouched(nil)
 		}
 		return nil
-	}, e.applied(func() { e.place(w.placed) }))
+	}, e.applied(func() { e.follow(&w) }))
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	for i := range out {
-		e.overlay(&out[i])
+	for i, j := range stored {
+		batch[i] = j
 	}
-	return out, nil
+	for i := range batch {
+		e.overlay(&batch[i])
+	}
+	return batch, nil
 }
 
-// prepare validates a batch and fills in the defaults. All problems are reported together.
+// problemsMax problems of a batch are reported together: more would be the same mistake once more.
+const problemsMax = 10
+
+// prepare validates a batch and fills in the defaults. Of several jobs, each problem is a *JobError.
 func (e *Engine) prepare(js []NewJob) ([]Job, error) {
 	if len(js) > enqueueMax {
-		return nil, invalid("%d jobs in one call, up to %d are taken", len(js), enqueueMax)
+		return nil, invalid("jobs", "%d in one call, up to %d are taken", len(js), enqueueMax)
 	}
 	batch := make([]Job, len(js))
 	now, wall := e.clock.now(), e.clock.wall()
@@ -59,8 +73,8 @@ func (e *Engine) prepare(js []NewJob) ([]Job, error) {
 	var q QueueConfig
 	for i, n := range js {
 		var err error
-		if i == 0 || n.Queue != q.Name {
-			q, err = e.config(n.Queue)
+		if i == 0 || n.Queue != js[i-1].Queue || n.Tenant != js[i-1].Tenant || len(errs) > 0 {
+			q, err = e.config(n.Tenant, n.Queue)
 		}
 		if err == nil {
 			batch[i], err = n.prepare(q, now, wall)
@@ -69,45 +83,67 @@ func (e *Engine) prepare(js []NewJob) ([]Job, error) {
 		case err == nil:
 		case len(js) == 1:
 			return nil, err
-		default:
-			errs = append(errs, fmt.Errorf("job %d: %w", i, err))
+		case len(errs) < problemsMax:
+			errs = append(errs, &JobError{i, err})
 		}
 	}
 	return batch, errors.Join(errs...)
 }
 
-// writes collects what a transaction added, for memory to follow. A rerun starts with reset.
-type writes struct{ placed []placed }
+// writes collects what a transaction did to jobs, for memory to follow. A rerun starts with reset.
+type writes struct {
+	placed   []placed
+	over     []over
+	finished []finished
+	parked   []placed
+}
 
-// placed is a job that became waiting or delayed.
+// placed is a job that became waiting or delayed; of a parked one, job is nil.
 type placed struct {
+	job           *Job
+	from          State // "": it is new
 	queue, tenant string
 	place         place
 }
 
-func (w *writes) reset() { w.placed = w.placed[:0] }
+// over is a lease that ended with job's state.
+type over struct {
+	lease *lease
+	job   *Job
+}
 
-// add stores j, or returns the stored job of that id.
-func (w *writes) add(tx *bbolt.Tx, j Job, mayExist bool) (Job, error) {
+// finished is a job that completed or failed. kept is the change in the number of those that are kept.
+type finished struct {
+	job  *Job
+	from State
+	kept int
+}
+
+func (w *writes) reset() {
+	w.placed, w.over, w.finished, w.parked = w.placed[:0], w.over[:0], w.finished[:0], w.parked[:0]
+}
+
+// add stores j, unless a job of that id is stored already: that is returned.
+func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err error) {
 	if mayExist {
 		old, err := find(tx, j.Queue, j.Tenant, j.ID)
 		if err == nil {
-			return old, nil
+			return &old, nil
 		}
 		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
-			return Job{}, err
+			return nil, err
 		} // a damaged one is replaced: its id must not be lost to work that has to be done
 	}
 	seq, err := tx.Bucket(bWaiting).NextSequence()
 	if err != nil {
-		return Job{}, err
+		return nil, err
 	}
 	j.seq = seq
-	return j, w.put(tx, &j)
+	return nil, w.put(tx, j, "")
 }
 
-// put stores j as waiting or delayed, as j.State says, and where to find it.
-func (w *writes) put(tx *bbolt.Tx, j *Job) error {
+// put stores j as waiting or delayed, as j.State says, and where to find it. from is the state it leaves; "": it is new.
+func (w *writes) put(tx *bbolt.Tx, j *Job, from State) error {
 	p := place{in: placeWaiting}
 	p.priority, p.seq = j.order()
 	if j.State == Delayed {
@@ -116,7 +152,7 @@ func (w *writes) put(tx *bbolt.Tx, j *Job) error {
 	if err := putAt(tx, j, p); err != nil {
 		return err
 	}
-	w.placed = append(w.placed, placed{j.Queue, j.Tenant, p})
+	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p})
 	return nil
 }
 
@@ -127,7 +163,21 @@ func putAt(tx *bbolt.Tx, j *Job, p place) error {
 	if err := b.Put(key, j.encode()); err != nil {
 		return err
 	}
+	if p.in == placeDelayed {
+		if err := tx.Bucket(bLater).Put(laterKey(j.Queue, j.Tenant, p.seq), p.later()); err != nil {
+			return err
+		}
+	}
 	return ids.Put(idKey(j.Queue, j.Tenant, j.ID), p.encode())
+}
+
+// removeAt removes the record at p. Where it was found, by its id, is up to the caller.
+func removeAt(tx *bbolt.Tx, queue, tenant string, p place) error {
+	name, key := p.key(queue, tenant)
+	if err := tx.Bucket(name).Delete(key); err != nil || p.in != placeDelayed {
+		return err
+	}
+	return tx.Bucket(bLater).Delete(laterKey(queue, tenant, p.seq))
 }
 
 // find reads the job of that id: ErrNotFound or ErrDamaged.
@@ -173,9 +223,25 @@ func (p place) state() State {
 	}
 }
 
-// place brings memory up to date with jobs that became waiting or delayed. Engine.mu is held.
-func (e *Engine) place(ps []placed) {
-	for _, p := range ps {
+// follow brings memory up to date with what a transaction did, and tells of it. Engine.mu is held.
+func (e *Engine) follow(w *writes) {
+	for _, o := range w.over {
+		again := o.job.State == Waiting
+		e.release(o.lease, again)
+		if again {
+			e.moved(o.job, Active)
+		}
+	}
+	for _, f := range w.finished {
+		l := e.queues[f.job.Queue].line(f.job.Tenant)
+		if f.job.State == Completed {
+			l.completed += f.kept
+		} else {
+			l.failed += f.kept
+		}
+		e.moved(f.job, f.from)
+	}
+	for _, p := range w.placed {
 		q := e.queues[p.queue]
 		l := q.line(p.tenant)
 		if p.place.in == placeDelayed {
@@ -184,26 +250,36 @@ func (e *Engine) place(ps []placed) {
 				q.nextDue = p.place.at
 				e.poke()
 			}
-			continue
+		} else {
+			l.waiting++
+			_, key := p.place.key(p.queue, p.tenant)
+			q.free(l, key, p.job.Name)
 		}
-		l.waiting++
-		_, key := p.place.key(p.queue, p.tenant)
-		q.free(l, key)
-		q.wakeRunners()
+		e.moved(p.job, p.from)
+	}
+	for _, o := range w.over {
+		q := e.queues[o.job.Queue]
+		q.drop(q.line(o.job.Tenant), rateTime(e.clock.steady()))
 	}
 }
 
-// overlay shows on a job read from disk what only memory knows: that a worker has it.
+// overlay shows on a job read from disk what its lease knows.
 func (e *Engine) overlay(j *Job) {
 	if j.State != Waiting {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if le := e.leases[string(j.waitingKey())]; le != nil && !le.parking {
-		j.State = Active
-		j.AttemptsMade = le.job.AttemptsMade
+	le := e.leased(j.Queue, j.Tenant, j.waitingKey())
+	if le == nil || le.parking {
+		return
 	}
+	j.State = Active
+	if h := le.out; h != nil {
+		j.AttemptsMade, j.startedAt, j.LeasedUntil, j.Worker, j.Progress = h.attempt, h.startedAt, h.until, h.worker, h.progress
+		return
+	}
+	j.AttemptsMade, j.startedAt, j.Progress = le.job.AttemptsMade, le.job.startedAt, le.job.Progress
 }
 
 // Get returns a job as it is now. Errors to branch on: ErrNotFound, ErrDamaged, and the store's.
@@ -226,28 +302,18 @@ func (e *Engine) addFailed(tx *bbolt.Tx, w *writes, j Job) error {
 		return nil
 	}
 	for _, n := range e.o.Failed(j) {
-		q := e.known(n.Queue)
-		job, err := n.prepare(q, e.clock.now(), e.clock.wall())
-		if q.Name == "" {
-			err = ErrUnknownQueue
+		q, err := e.known(n.Tenant, n.Queue)
+		var job Job
+		if err == nil {
+			job, err = n.prepare(q, e.clock.now(), e.clock.wall())
 		}
 		if err != nil {
 			e.log.Error("jobs: a job derived from a failed one is not valid", slog.String("queue", n.Queue), slog.Any("err", err))
 			continue
 		}
-		if _, err := w.add(tx, job, n.ID != ""); err != nil {
+		if _, err := w.add(tx, &job, n.ID != ""); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// known returns a configured queue or the zero value. Unlike config it works while the engine closes.
-func (e *Engine) known(name string) QueueConfig {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if q := e.queues[name]; q != nil && q.configured {
-		return q.QueueConfig
-	}
-	return QueueConfig{}
 }

@@ -8,10 +8,12 @@ import (
 var (
 	// ErrNotFound: no job of that id in that queue of that tenant, or none any more.
 	ErrNotFound = errors.New("no such job")
-	// ErrUnknownQueue: the queue is not among Options.Queues.
+	// ErrUnknownQueue: the queue neither ships with the box nor is the tenant's own; the text lists those that are.
 	ErrUnknownQueue = errors.New("unknown queue")
-	// ErrInvalid: a NewJob breaks a rule; the text says which.
-	ErrInvalid = errors.New("invalid job")
+	// ErrInvalid: a wish breaks a rule; an *InvalidError says which member.
+	ErrInvalid = errors.New("not valid")
+	// ErrReadOnly: the queue ships with the box, so it cannot be declared; or it is the box's own, so tenants may look, not change.
+	ErrReadOnly = errors.New("the queue is the box's own")
 	// ErrCursor: the stored cursor is neither where the caller believes nor already there.
 	ErrCursor = errors.New("the cursor does not fit")
 	// ErrStaleLease: the lease is over; the worker's outcome was not recorded.
@@ -24,6 +26,39 @@ var (
 	ErrDrain = errors.New("jobs were still running at the end of the drain")
 )
 
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+// InvalidError says which member of a wish breaks a rule. errors.Is(err, ErrInvalid) holds.
+type InvalidError struct {
+	Field   string // as a tenant writes it: "opts.backoff.jitter"; "": the wish as a whole
+	Message string
 }
+
+func (e *InvalidError) Error() string {
+	if e.Field == "" {
+		return fmt.Sprintf("%v: %s", ErrInvalid, e.Message)
+	}
+	return fmt.Sprintf("%v: %s: %s", ErrInvalid, e.Field, e.Message)
+}
+
+func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(field, format string, args ...any) error {
+	return &InvalidError{field, fmt.Sprintf(format, args...)}
+}
+
+// within puts the name of the member that holds it before an invalid member's.
+func within(parent string, err error) error {
+	var e *InvalidError
+	if !errors.As(err, &e) {
+		return err
+	}
+	return &InvalidError{parent + "." + e.Field, e.Message}
+}
+
+// JobError is what is wrong with one of several jobs.
+type JobError struct {
+	Index int // from 0
+	Err   error
+}
+
+func (e *JobError) Error() string { return fmt.Sprintf("job %d: %v", e.Index, e.Err) }
+func (e *JobError) Unwrap() error { return e.Err }

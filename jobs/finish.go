@@ -10,15 +10,15 @@ import (
 // history. More than one is due only after a shorter retention was configured.
 const trimMax = 100
 
-// finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. It returns
-// the change in the number of kept ones.
-func finish(tx *bbolt.Tx, j *Job) (kept int, err error) {
+// finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. from is the state it leaves.
+func finish(tx *bbolt.Tx, w *writes, j *Job, from State) error {
 	keep, in := j.RemoveOnComplete, byte(placeCompleted)
 	if j.State == Failed {
 		keep, in = j.RemoveOnFail, placeFailed
 	}
 	if keep.Remove {
-		return 0, tx.Bucket(bIDs).Delete(idKey(j.Queue, j.Tenant, j.ID))
+		w.finished = append(w.finished, finished{j, from, 0})
+		return forget(tx, j.Queue, j.Tenant, j.ID, j.seq)
 	}
 	prefix := append(linePrefix(j.Queue, j.Tenant), in)
 	c := tx.Bucket(bFinished).Cursor()
@@ -29,16 +29,17 @@ func finish(tx *bbolt.Tx, j *Job) (kept int, err error) {
 	p := place{in: in, at: ordinal}
 	p.priority, p.seq = j.order()
 	if err := putAt(tx, j, p); err != nil {
-		return 0, err
+		return err
 	}
 	removed, err := trim(tx, j, prefix, ordinal, keep)
-	return 1 - removed, err
+	w.finished = append(w.finished, finished{j, from, 1 - removed})
+	return err
 }
 
 // trim removes the oldest finished jobs under prefix: those more than keep.Count ordinals back, and those
 // that finished keep.Age or longer before j.
 func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (removed int, err error) {
-	b, ids := tx.Bucket(bFinished), tx.Bucket(bIDs)
+	b := tx.Bucket(bFinished)
 	var old [][]byte
 	c := b.Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 && len(old) < trimMax; k, v = c.Next() {
@@ -55,7 +56,7 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		if err != nil {
 			continue // its id is lost with it
 		}
-		if err := ids.Delete(idKey(j.Queue, j.Tenant, was.ID)); err != nil {
+		if err := forget(tx, j.Queue, j.Tenant, was.ID, was.seq); err != nil {
 			return 0, err
 		}
 	}
@@ -65,4 +66,12 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		}
 	}
 	return len(old), nil
+}
+
+// forget removes what is kept beside the record of a job that is gone: every way out ends here.
+func forget(tx *bbolt.Tx, queue, tenant, id string, seq uint64) error {
+	if err := tx.Bucket(bIDs).Delete(idKey(queue, tenant, id)); err != nil {
+		return err
+	}
+	return dropLogs(tx, queue, tenant, seq)
 }

@@ -3,6 +3,7 @@ package jobs
 import (
 	"cmp"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -18,7 +19,8 @@ const (
 	Waiting State = "waiting"
 	// Delayed: not due before RunAt. Enqueue with a delay, a failed attempt and Snooze move it here.
 	Delayed State = "delayed"
-	// Active: leased to a worker of this process. Only memory knows; after a crash the job is waiting.
+	// Active: leased. A lease of the box's own workers is known to memory only, and after a crash the job is waiting; one of an outside
+	// worker is on disk and is honoured after a restart until its deadline.
 	Active State = "active"
 	// Completed: its handler returned nil or Done. Kept as RemoveOnComplete says.
 	Completed State = "completed"
@@ -53,7 +55,7 @@ type Retention struct {
 
 // NewJob is a wish for a job.
 type NewJob struct {
-	Queue    string        // a configured queue; required
+	Queue    string        // one that ships with the box, or the tenant's own; required
 	Tenant   string        // a DNS label, or "" for the box's own work
 	ID       string        // "": generated; unique within (queue, tenant) as long as the job is stored
 	Name     string        // what the handler switches on; free text of up to nameBytesMax
@@ -83,8 +85,8 @@ type Job struct {
 	Progress     []byte    // JSON that its worker reported last
 	History      []Attempt // the attempts that ended, oldest first; the newest historyMax
 
-	interruptions int // attempts in a row that ended with the process
-	started       bool
+	interruptions int       // attempts in a row that ended with the process
+	startedAt     time.Time // of the attempt that began and did not end; zero: there is none
 	seq           uint64
 }
 
@@ -92,9 +94,9 @@ type Job struct {
 type Attempt struct {
 	N         int // from 1
 	StartedAt time.Time
-	EndedAt   time.Time
-	Worker    string // "": the box's own
-	Error     string // "": it completed
+	EndedAt   time.Time // zero: the process ended during it
+	Worker    string    // "": the box's own
+	Error     string    // "": it completed
 }
 
 const (
@@ -102,6 +104,9 @@ const (
 	nameBytesMax  = 255
 	dataBytesMax  = 1 << 20 // INTERFACE.md: jobs carry up to 1 MiB
 	errorBytesMax = 1024    // enough to understand, too little to fill the disk
+
+	historyMax        = 10  // attempts that a job remembers: the last of them tell what goes on
+	historyErrorBytes = 200 // of each one's error; the last error is kept in full
 
 	delayMax        = 10 * 365 * 24 * time.Hour // beyond it a typing error is likelier than a wish
 	attemptsDefault = 3
@@ -134,21 +139,33 @@ func (n NewJob) prepare(q QueueConfig, now, wall time.Time) (Job, error) {
 func (n NewJob) validate() error {
 	switch {
 	case n.Tenant != "" && !isLabel(n.Tenant):
-		return invalid("tenant %q is not a DNS label", n.Tenant)
+		return invalid("tenant", "%q is not a DNS label", n.Tenant)
 	case len(n.ID) > idBytesMax || !isPrintable(n.ID):
-		return invalid("id: use up to %d printable ASCII characters", idBytesMax)
+		return invalid("opts.job_id", "use up to %d printable ASCII characters", idBytesMax)
 	case len(n.Name) > nameBytesMax || !utf8.ValidString(n.Name):
-		return invalid("name: use up to %d bytes of UTF-8", nameBytesMax)
+		return invalid("name", "use up to %d bytes of UTF-8", nameBytesMax)
 	case len(n.Data) > dataBytesMax:
-		return invalid("data: %d bytes, up to %d are taken", len(n.Data), dataBytesMax)
+		return invalid("data", "%d bytes, up to %d are taken", len(n.Data), dataBytesMax)
 	case n.Priority < math.MinInt32 || n.Priority > math.MaxInt32:
-		return invalid("priority %d: use 32 bits", n.Priority)
+		return invalid("opts.priority", "%d: use 32 bits", n.Priority)
 	case n.Attempts > math.MaxInt32 || n.Attempts < math.MinInt32:
-		return invalid("attempts %d: use 32 bits", n.Attempts)
+		return invalid("opts.attempts", "%d: use 32 bits", n.Attempts)
 	case n.Delay > delayMax:
-		return invalid("delay %v: up to %v are taken", n.Delay, delayMax)
+		return invalid("opts.delay_ms", "%v: up to %v are taken", n.Delay, delayMax)
 	}
-	return n.Backoff.validate()
+	if err := n.Backoff.validate(); err != nil {
+		return within("opts", err)
+	}
+	return nil
+}
+
+// ended notes an attempt that ended. It leaves the old history's memory alone: other copies of the job share it.
+func (j *Job) ended(a Attempt) {
+	if len(a.Error) > historyErrorBytes {
+		a.Error = strings.ToValidUTF8(a.Error[:historyErrorBytes], "") + "…"
+	}
+	keep := j.History[max(0, len(j.History)-historyMax+1):]
+	j.History = append(slices.Clip(keep), a)
 }
 
 func (r Retention) withDefaults(or Retention, count int) Retention {

@@ -16,19 +16,32 @@ import (
 //	delayed   queue 0 due tenant 0 priority seq       → record
 //	finished  queue 0 tenant 0 state ordinal          → record
 //	ids       queue 0 tenant 0 id                     → place
+//	leased    queue 0 tenant 0 priority seq           → what an outside worker holds of the waiting record of that key
+//	queues    queue 0 tenant 0                        → a tenant's own queue: defaults, limits
+//	paused    queue 0 tenant 0                        → since when; tenant "": the whole queue
 //	parked    queue 0 tenant 0 place                  → a record that cannot be read, and where it was
 //	cursors   source                                  → cursor
 //	meta      "clean", "clock"
+//	later     queue 0 tenant 0 seq                    → due and priority of a delayed job: a tenant's own, in order of age
+//	logs      queue 0 tenant 0 seq number             → a line of a job's log
+//	schedules tenant 0 queue 0 id                     → plan
 var (
 	bWaiting  = []byte("waiting")
 	bDelayed  = []byte("delayed")
 	bFinished = []byte("finished")
 	bIDs      = []byte("ids")
 	bParked   = []byte("parked")
+	bLeased   = []byte("leased")
+	bQueues   = []byte("queues")
+	bPaused   = []byte("paused")
 	bCursors  = []byte("cursors")
 	bMeta     = []byte("meta")
 
-	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bCursors, bMeta}
+	bLater     = []byte("later")
+	bLogs      = []byte("logs")
+	bSchedules = []byte("schedules")
+
+	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta, bLater, bLogs, bSchedules}
 )
 
 const (
@@ -59,6 +72,12 @@ func queuePrefix(queue string) []byte { return append([]byte(queue), 0) }
 func appendOrder(b []byte, priority int32, seq uint64) []byte {
 	return be.AppendUint64(be.AppendUint32(b, uint32(priority)^1<<31), seq)
 }
+
+// order is where a job stands in its line: the end of its waiting key.
+type order [orderBytes]byte
+
+// orderIn cuts it off a waiting key.
+func orderIn(key []byte) order { return order(key[len(key)-orderBytes:]) }
 
 func orderOf(b []byte) (priority int32, seq uint64) {
 	return int32(be.Uint32(b) ^ 1<<31), be.Uint64(b[4:])
@@ -115,19 +134,24 @@ func cutLine(k []byte) (queue, tenant, rest []byte, ok bool) {
 	return queue, tenant, rest, ok
 }
 
-// splitDelayed cuts a delayed key.
-func splitDelayed(k []byte) (queue, tenant string, p place, ok bool) {
-	q, after, ok := bytes.Cut(k, []byte{0})
+// cutDelayed cuts a delayed key.
+func cutDelayed(k []byte) (queue, tenant []byte, p place, ok bool) {
+	queue, after, ok := bytes.Cut(k, []byte{0})
 	if !ok || len(after) < 8 {
-		return "", "", p, false
+		return nil, nil, p, false
 	}
-	t, order, ok := bytes.Cut(after[8:], []byte{0})
+	tenant, order, ok := bytes.Cut(after[8:], []byte{0})
 	if !ok || len(order) != orderBytes {
-		return "", "", p, false
+		return nil, nil, p, false
 	}
 	p = place{in: placeDelayed, at: be.Uint64(after)}
 	p.priority, p.seq = orderOf(order)
-	return string(q), string(t), p, true
+	return queue, tenant, p, true
+}
+
+func splitDelayed(k []byte) (queue, tenant string, p place, ok bool) {
+	q, t, p, ok := cutDelayed(k)
+	return string(q), string(t), p, ok
 }
 
 // lastIn returns the last key that begins with prefix, or nil. Keys in finished go on with eight bytes.
@@ -142,4 +166,23 @@ func lastIn(c *bbolt.Cursor, prefix []byte) []byte {
 		return k
 	}
 	return nil
+}
+
+// laterKey is where a line's delayed job is found by its age. The delayed bucket itself is in order of time, all tenants mixed.
+func laterKey(queue, tenant string, seq uint64) []byte {
+	return be.AppendUint64(linePrefix(queue, tenant), seq)
+}
+
+func (p place) later() []byte {
+	return appendOrder(be.AppendUint64(nil, p.at), p.priority, p.seq)
+}
+
+// splitLater reads the end of a later key, and its value.
+func splitLater(end, v []byte) (p place, ok bool) {
+	if len(end) != 8 || len(v) != 8+orderBytes || be.Uint64(end) != be.Uint64(v[8+4:]) {
+		return p, false
+	}
+	p = place{in: placeDelayed, at: be.Uint64(v)}
+	p.priority, p.seq = orderOf(v[8:])
+	return p, true
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,152 +14,280 @@ import (
 	"tenderbox/store"
 )
 
-// lease is one worker's hold on one job. It lives in memory only; Engine.mu guards it.
+// scanMax records are looked at in one step of leasing: everybody waits meanwhile. Who looks for rare names goes on in the next step.
+const scanMax = 4096
+
+// lease is a hold on one job. One of the box's own workers lives in memory only; one of a worker outside is on disk, too (out).
+// Engine.mu guards it.
 type lease struct {
-	job     Job
+	job     Job    // of a lease from outside only what says which one it is
 	key     []byte // its waiting key
-	settled bool   // an outcome is on its way or done: the start need not be written any more
+	settled bool   // an outcome is on its way or done: the start need not be written any more, nor does the lease run out
 	parking bool   // not a worker's: a damaged record on its way out
 
 	interrupted bool // the attempt before this lease ended with the process
+
+	out     *held         // what is on disk about a lease from outside; nil: not one
+	expires time.Duration // steady time at which it runs out
+	heapAt  int           // its place in Engine.deadlines, from 1; 0: it is not there
 }
 
-// lease takes up to n jobs of a queue, one a tenant and turn. ready keeps tenants out of this round; it is
-// called without a lock, once for each.
-func (e *Engine) lease(queue string, n, tenantMax int, ready func(tenant string) bool) []*lease {
-	said := map[string]bool{}
-	isReady := func(tenant string) bool {
-		yes, asked := said[tenant]
-		if !asked {
-			yes = ready == nil || ready(tenant)
-			said[tenant] = yes
-		}
-		return yes
+// take leases up to n jobs for w, one a tenant and turn. If it finds fewer, w is idle from then on, and is poked when there is news.
+// ready keeps tenants out of this call; it is called without a lock, once for each. No more is taken once there are bytesMax bytes of data.
+func (e *Engine) take(w *waiter, n, bytesMax int, ready func(tenant string) bool) (out []*lease, err error) {
+	var said map[string]bool
+	if ready != nil {
+		said = map[string]bool{}
 	}
-	var out []*lease
-	for turns := e.turns(queue); len(out) < n && len(turns) > 0; {
-		// A pass: one job for each tenant whose turn comes, or an equal share each if there are fewer tenants than jobs.
-		var pass []string
-		for ; len(pass) < n-len(out) && len(turns) > 0; turns = turns[1:] {
-			if isReady(turns[0]) {
-				pass = append(pass, turns[0])
-			}
+	t := taking{e: e, w: w, n: n, bytesMax: bytesMax, said: said}
+	for again := true; again && err == nil; {
+		again, err = t.step()
+		for _, tenant := range t.ask {
+			said[tenant] = ready(tenant)
 		}
-		if len(pass) == 0 {
-			break
-		}
-		taken, more := e.take(queue, pass, max(1, (n-len(out))/len(pass)), tenantMax)
-		out = append(out, taken...)
-		turns = append(turns, more...)
-	}
-	return out
-}
-
-// turns returns the tenants that may have a job to lease, in the order of their turns.
-func (e *Engine) turns(queue string) []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	q := e.queues[queue]
-	ts := make([]string, len(q.ring))
-	for i, l := range q.ring {
-		ts[i] = l.tenant
-	}
-	return ts
-}
-
-// take leases up to share jobs of each of the tenants. more are those that may have another one.
-func (e *Engine) take(queue string, tenants []string, share, tenantMax int) (out []*lease, more []string) {
-	var damaged []*lease
-	e.mu.Lock()
-	defer func() {
-		e.mu.Unlock()
-		for _, le := range damaged {
+		for _, le := range t.damaged {
 			e.park(le)
 		}
-	}()
-	if e.closed {
-		return nil, nil
+		t.ask, t.damaged = t.ask[:0], nil
 	}
-	q := e.queues[queue]
-	err := e.st.View(func(tx *bbolt.Tx) error {
+	return t.out, err
+}
+
+// taking is one call of take.
+type taking struct {
+	e           *Engine
+	w           *waiter
+	n, bytesMax int
+	said        map[string]bool // which tenants are ready; nil: all
+
+	out, damaged []*lease
+	size         int      // bytes of data in out
+	ask          []string // tenants of whom said does not know
+	scan         int      // records that this step may still look at
+}
+
+// askMax tenants are asked about at a time, without the lock.
+const askMax = 256
+
+func (t *taking) full() bool { return len(t.out) >= t.n || t.size >= t.bytesMax }
+
+// step does as much as it may in one go. again: there is more to do.
+func (t *taking) step() (again bool, err error) {
+	e, v := t.e, t.w.view
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false, ErrClosed
+	}
+	q := e.queues[t.w.queue]
+	v.awake(t.w)
+	e.looks++
+	v.used = e.looks
+	steady := e.clock.steady()
+	now := rateTime(steady)
+	next := q.rested(steady)
+	t.scan = scanMax
+	err = e.st.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bWaiting).Cursor()
-		for _, tenant := range tenants {
-			l := q.lines[tenant]
-			if l == nil || !l.inRing {
-				continue
-			}
-			got, dry := 0, false
-			for got < share && !dry && (tenantMax <= 0 || l.active < tenantMax) {
-				le, err := e.next(c, q, l)
-				switch {
-				case le == nil:
-					dry = true
-				case err != nil:
-					le.parking = true
-					damaged = append(damaged, le)
-				default:
-					got++
-					out = append(out, le)
+		for !t.full() && t.scan > 0 {
+			ok, in := q.ready(now)
+			if !ok {
+				if in > 0 {
+					next = earlier(next, steady+in)
 				}
+				break
 			}
-			if dry {
-				q.leave(l)
-				q.drop(l)
-				continue
+			pass := t.pass()
+			if len(pass) == 0 {
+				break
 			}
-			q.rotate(l)
-			if got == share {
-				more = append(more, tenant)
+			share := max(1, (t.n-len(t.out))/len(pass))
+			for _, s := range pass {
+				if t.turn(c, q, s, share, now) {
+					next = earlier(next, s.line.restAt)
+				}
 			}
 		}
 		return nil
 	})
-	if err != nil { // the store is out of service, and has said so; nothing was lost, the runner asks again
-		e.log.Debug("jobs: lease", slog.String("queue", queue), slog.Any("err", err))
+	e.setAlarm(q, next, steady)
+	switch {
+	case err != nil: // the store is out of service, and has said so; nothing was lost
+		e.log.Debug("jobs: lease", slog.String("queue", q.Name), slog.Any("err", err))
+		v.rest(t.w)
+	case len(t.ask) > 0, t.scan <= 0 && !t.full():
+		return true, nil
+	case !t.full():
+		v.rest(t.w)
+	case v.ring.Len() > 0:
+		v.wake()
 	}
-	return out, more
+	return false, err
 }
 
-// next leases the first free job of a line. nil: there is none.
-func (e *Engine) next(c *bbolt.Cursor, q *queue, l *line) (*lease, error) {
-	prefix := linePrefix(q.Name, l.tenant)
-	from := l.from
-	if from == nil {
-		from = prefix
+// pass returns the lines whose turn it is: one for each job that is wanted, if there are as many. It returns none if it does not know of some whether
+// they are ready; they are in ask then.
+func (t *taking) pass() (pass []*spot) {
+	for el := t.w.view.ring.Front(); el != nil && len(pass) < t.n-len(t.out) && len(t.ask) < askMax; el = el.Next() {
+		s := el.Value.(*spot)
+		if t.said != nil {
+			ready, known := t.said[s.line.tenant]
+			if !known {
+				t.ask = append(t.ask, s.line.tenant)
+			}
+			if !ready {
+				continue
+			}
+		}
+		pass = append(pass, s)
 	}
-	for k, v := c.Seek(from); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		if len(k) != len(prefix)+orderBytes || e.leases[string(k)] != nil {
+	if len(t.ask) > 0 {
+		return nil
+	}
+	return pass
+}
+
+// turn leases up to share jobs of one line and ends its turn. resting: its rate holds it back.
+func (t *taking) turn(c *bbolt.Cursor, q *queue, s *spot, share int, now time.Time) (resting bool) {
+	e, v, l := t.e, t.w.view, s.line
+	for got := 0; got < share && !t.full() && t.scan > 0; got++ {
+		if in := tokenIn(l.limits.rate, now); in > 0 && !l.paused {
+			q.rest(l, e.clock.steady()+in)
+		}
+		if l.paused || l.restAt != 0 || l.limits.active > 0 && len(l.leases) >= l.limits.active || v.max > 0 && len(l.leases) >= v.max {
+			v.leave(s, true)
+			return l.restAt != 0
+		}
+		if ok, _ := q.ready(now); !ok {
+			break
+		}
+		le, err := t.next(c, q, s)
+		switch {
+		case le == nil:
+			if t.scan >= 0 {
+				v.leave(s, false)
+				q.drop(l, now)
+				return false
+			}
+		case err != nil:
+			le.parking = true
+			t.damaged = append(t.damaged, le)
+			got--
+		default:
+			q.took(l, now)
+			t.out = append(t.out, le)
+			t.size += len(le.job.Data)
+		}
+	}
+	v.rotate(s)
+	return false
+}
+
+// next leases the first free job of a line that the view wants. nil: there is none, or so many that it does not want that the step is over.
+func (t *taking) next(c *bbolt.Cursor, q *queue, s *spot) (*lease, error) {
+	l, v := s.line, t.w.view
+	prefix := linePrefix(q.Name, l.tenant)
+	for k, b := c.Seek(cmpNil(s.from, prefix)); bytes.HasPrefix(k, prefix); k, b = c.Next() {
+		if t.scan--; t.scan < 0 {
+			s.from = bytes.Clone(k)
+			return nil, nil
+		}
+		if len(k) != len(prefix)+orderBytes || l.leases[orderIn(k)] != nil {
+			continue
+		}
+		if v.names != nil && !v.names[string(nameOf(b))] && sound(q.Name, l.tenant, b) {
 			continue
 		}
 		le := &lease{key: bytes.Clone(k)}
-		j, err := decodeJob(q.Name, l.tenant, Active, v)
+		j, err := decodeJob(q.Name, l.tenant, Active, b)
 		if err != nil {
 			j.Queue, j.Tenant = q.Name, l.tenant
 			j.LastError = err.Error()
 		}
-		if j.started { // and never ended: the process did
-			j.started, le.interrupted = false, true
+		if !j.startedAt.IsZero() { // and never ended: the process did
+			j.ended(Attempt{N: j.AttemptsMade, StartedAt: j.startedAt, Error: "the process ended"})
+			j.startedAt, le.interrupted = time.Time{}, true
 			j.interruptions++
 		}
 		le.job = j
-		e.nextTok++
-		le.job.LeaseToken = strconv.FormatUint(e.nextTok, 36)
-		e.leases[string(le.key)] = le
-		l.from = le.key
+		t.e.nextTok++
+		le.job.LeaseToken = strconv.FormatUint(t.e.nextTok, 36)
+		l.leases[orderIn(k)] = le
 		l.waiting--
-		l.active++
+		s.from = append(bytes.Clone(k), 0)
 		return le, err
 	}
-	l.from = nil
+	s.from = append(prefix, bytes.Repeat([]byte{0xff}, orderBytes+1)...) // whatever becomes free later comes before it
 	return nil, nil
 }
 
+// sound says whether a record's checksum holds.
+func sound(queue, tenant string, b []byte) bool {
+	_, err := unseal(recordVersion, queue, tenant, b)
+	return err == nil
+}
+
+// earlier of two steady times, of which 0 is none.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// rateTime is steady time as limiters want it.
+func rateTime(steady time.Duration) time.Time { return time.Unix(0, 0).Add(steady) }
+
+// setAlarm has a queue's waiters woken at steady time at, when a rate lets it go on; 0: nothing to wake for. Engine.mu is held.
+func (e *Engine) setAlarm(q *queue, at, now time.Duration) {
+	if at == 0 || q.alarmAt != 0 && q.alarmAt <= at && q.alarmAt > now {
+		return
+	}
+	q.alarmAt = at
+	ring := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.closed {
+			return
+		}
+		q.alarmAt = 0
+		now := e.clock.steady()
+		next := q.rested(now)
+		ok, in := q.ready(rateTime(now))
+		if ok {
+			q.wake()
+		} else if in > 0 {
+			next = earlier(next, now+in)
+		}
+		e.setAlarm(q, next, now)
+	}
+	if q.alarm != nil {
+		q.alarm.Stop()
+	}
+	q.alarm = time.AfterFunc(at-now, ring)
+}
+
+// leased returns the lease of a job at a waiting key, if there is one. Engine.mu is held.
+func (e *Engine) leased(queue, tenant string, key []byte) *lease {
+	if q := e.queues[queue]; q != nil {
+		if l := q.lines[tenant]; l != nil {
+			return l.leases[orderIn(key)]
+		}
+	}
+	return nil
+}
+
+// holds says whether a lease is still in force. Engine.mu is held.
+func (e *Engine) holds(le *lease) bool { return e.leased(le.job.Queue, le.job.Tenant, le.key) == le }
+
 // begin counts the attempt and has it written: in passing, or waited for while an attempt is suspected of killing the process.
 func (e *Engine) begin(ctx context.Context, le *lease) error {
+	now := e.clock.now()
 	e.mu.Lock()
 	le.job.AttemptsMade++
-	le.job.started = true
+	le.job.startedAt = now
 	record := le.job
+	e.moved(&record, Waiting)
 	wait := e.startsWait.on()
 	if !wait {
 		e.starts = append(e.starts, le)
@@ -191,13 +320,18 @@ func (e *Engine) submitStarts() {
 			batch, e.starts = e.starts, nil
 		}
 		b := tx.Bucket(bWaiting)
+		wrote := false
 		for _, le := range batch {
-			if le.settled || e.leases[string(le.key)] != le {
+			if le.settled || !e.holds(le) {
 				continue
 			}
+			wrote = true
 			if err := b.Put(le.key, le.job.encode()); err != nil {
 				return err
 			}
+		}
+		if !wrote {
+			return store.Untouched(nil)
 		}
 		return nil
 	}, func(error) {
@@ -227,107 +361,103 @@ const (
 	notBegun                // the handler was not called
 )
 
-// settle writes an outcome and waits for the disk. After any error but ErrStaleLease and store.ErrUnknown the lease still holds.
-func (e *Engine) settle(ctx context.Context, le *lease, o outcome) error {
-	e.mu.Lock()
-	if e.leases[string(le.key)] != le {
-		e.mu.Unlock()
-		return ErrStaleLease
+// apply makes j what the outcome says. j.startedAt says when the attempt began.
+func (o outcome) apply(j *Job, now time.Time, worker string) {
+	now = now.UTC()
+	if o.err != nil {
+		j.LastError = brief(o.err)
 	}
-	le.settled = true
-	j := le.job
-	e.mu.Unlock()
-
-	now := e.clock.now()
-	j.started = false
+	if o.attempt == counted {
+		a := Attempt{N: j.AttemptsMade, StartedAt: j.startedAt, EndedAt: now, Worker: worker}
+		if o.err != nil {
+			a.Error = j.LastError
+		}
+		j.ended(a)
+	}
+	j.startedAt = time.Time{}
 	if o.attempt != notBegun {
 		j.interruptions = 0 // the process lived through it
 	}
 	if o.attempt == undone {
 		j.AttemptsMade = max(j.AttemptsMade-1, 0)
 	}
-	if o.err != nil {
-		j.LastError = brief(o.err)
-	}
 	j.State, j.LeaseToken = o.state, ""
 	switch o.state {
 	case Delayed:
-		j.RunAt = now.Add(o.delay).UTC()
+		j.RunAt = now.Add(o.delay)
 	case Completed, Failed:
-		j.FinishedAt, j.Result = now.UTC(), o.result
+		j.FinishedAt, j.Result = now, o.result
 	}
-	return e.resolve(ctx, le, j)
 }
 
-// resolve moves the job of a lease to where j says and ends the lease.
-func (e *Engine) resolve(ctx context.Context, le *lease, j Job) error {
+// settle writes an outcome and waits for the disk. After any error but ErrStaleLease and store.ErrUnknown the lease still holds.
+func (e *Engine) settle(ctx context.Context, le *lease, o outcome) error {
+	e.mu.Lock()
+	if !e.holds(le) {
+		e.mu.Unlock()
+		return ErrStaleLease
+	}
+	le.settled = true
+	j := le.job
+	e.mu.Unlock()
+	o.apply(&j, e.clock.now(), "")
 	var w writes
-	var kept int // change in the number of finished jobs
-	then := e.applied(func() {
-		e.release(le, j.State == Waiting)
-		l := e.queues[j.Queue].line(j.Tenant)
-		switch j.State {
-		case Completed:
-			l.completed += kept
-		case Failed:
-			l.failed += kept
-		}
-		e.place(w.placed)
-		e.queues[j.Queue].drop(l)
-	})
 	return e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 		w.reset()
-		kept = 0
-		waiting := tx.Bucket(bWaiting)
-		switch j.State {
-		case Waiting:
-			return waiting.Put(le.key, j.encode())
-		case Delayed:
-			if err := waiting.Delete(le.key); err != nil {
-				return err
-			}
-			return w.put(tx, &j)
-		}
-		if err := waiting.Delete(le.key); err != nil {
-			return err
-		}
-		var err error
-		if kept, err = finish(tx, &j); err != nil {
-			return err
-		}
-		if j.State == Failed {
-			return e.addFailed(tx, &w, j)
-		}
-		return nil
+		return e.conclude(tx, &w, le, &j)
 	}, func(err error) {
 		if isUnknown(err) {
 			e.mu.Lock()
 			e.release(le, false) // whatever the file holds is found by reading anew
 			e.mu.Unlock()
 		}
-		then(err)
+		e.applied(func() { e.follow(&w) })(err)
 	})
+}
+
+// conclude writes what becomes of a leased job: its record stays in place, moves, or goes.
+func (e *Engine) conclude(tx *bbolt.Tx, w *writes, le *lease, j *Job) error {
+	waiting := tx.Bucket(bWaiting)
+	w.over = append(w.over, over{le, j})
+	if j.State == Waiting {
+		return waiting.Put(le.key, j.encode())
+	}
+	if err := waiting.Delete(le.key); err != nil {
+		return err
+	}
+	if j.State == Delayed {
+		return w.put(tx, j, Active)
+	}
+	if err := finish(tx, w, j, Active); err != nil {
+		return err
+	}
+	if j.State == Failed {
+		return e.addFailed(tx, w, *j)
+	}
+	return nil
 }
 
 // release ends a lease. Engine.mu is held. again: the job waits as before.
 func (e *Engine) release(le *lease, again bool) {
-	if e.leases[string(le.key)] != le {
+	if !e.holds(le) {
 		return
 	}
-	delete(e.leases, string(le.key))
 	q := e.queues[le.job.Queue]
 	l := q.line(le.job.Tenant)
-	l.active--
+	delete(l.leases, orderIn(le.key))
+	e.forgetDeadline(le)
 	if again {
 		l.waiting++
-		q.free(l, le.key)
-		q.wakeRunners()
-		return
-	}
-	for _, r := range q.runners {
-		if r.o.TenantMax > 0 && l.waiting > 0 {
-			r.Poke() // the tenant may have been at its limit
+		if le.parking {
+			for v := range q.viewsOf(l) {
+				v.free(l, le.key)
+			}
+			return
 		}
+		q.free(l, le.key, le.job.Name)
+	}
+	if !le.parking {
+		q.gave(l)
 	}
 }
 
@@ -356,12 +486,16 @@ func (e *Engine) park(le *lease) {
 // parkAt moves the record at p to the parked ones. The index entry goes stale and reads as ErrDamaged.
 func parkAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 	name, key := p.key(queue, tenant)
-	b := tx.Bucket(name)
-	v := bytes.Clone(b.Get(key))
-	if err := b.Delete(key); err != nil {
+	v := bytes.Clone(tx.Bucket(name).Get(key))
+	if err := removeAt(tx, queue, tenant, p); err != nil {
 		return err
 	}
-	return tx.Bucket(bParked).Put(append(linePrefix(queue, tenant), p.encode()...), v)
+	if p.in == placeWaiting {
+		if err := tx.Bucket(bLeased).Delete(key); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bParked).Put(slices.Concat(linePrefix(queue, tenant), p.encode()), v)
 }
 
 func isUnknown(err error) bool { return errors.Is(err, store.ErrUnknown) }

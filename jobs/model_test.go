@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -38,6 +39,7 @@ type machine struct {
 	wall atomic.Int64 // now, for the engine's own goroutine to read
 	st   *store.Store
 	e    *Engine
+	w    *waiter
 	jobs map[string]*modelJob
 	held map[string]*lease // active jobs
 	seq  int
@@ -58,7 +60,10 @@ func (m *machine) open(t *rapid.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.st, m.e, m.held = st, e, map[string]*lease{}
+	m.st, m.e, m.held, m.w = st, e, map[string]*lease{}, newWaiter("q")
+	if err := e.look(m.w, "", nil, 0); err != nil {
+		t.Fatal(err)
+	}
 	m.move(t)
 }
 
@@ -130,7 +135,10 @@ func (m *machine) enqueueFrom(t *rapid.T) {
 func (m *machine) lease(t *rapid.T) {
 	ready := rapid.SampledFrom(tenants).Draw(t, "ready")
 	all := rapid.Bool().Draw(t, "all")
-	les := m.e.lease("q", rapid.IntRange(1, 4).Draw(t, "n"), 0, func(tenant string) bool { return all || tenant == ready })
+	les, err := m.e.take(m.w, rapid.IntRange(1, 4).Draw(t, "n"), math.MaxInt, func(tenant string) bool { return all || tenant == ready })
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, le := range les {
 		j := m.first(le.job.Tenant)
 		if j == nil || j.id != le.job.ID || !all && j.tenant != ready {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,11 +37,12 @@ const (
 
 // RunnerOptions configure a Runner.
 type RunnerOptions struct {
-	Queue        string // required
+	Queue        string // one that ships with the box; required
 	Handler      Handler
-	Concurrency  int           // attempts at a time; 0 and below: 8
-	TenantMax    int           // of one tenant at a time; 0 and below: no limit
-	DrainTimeout time.Duration // for running attempts after Run's context ended; 0: 10 s; below 0: none
+	Handlers     map[string]Handler // instead of Handler: by the job's name. Jobs of other names stay waiting, for workers outside
+	Concurrency  int                // attempts at a time; 0 and below: 8
+	TenantMax    int                // of one tenant at a time; 0 and below: no limit
+	DrainTimeout time.Duration      // for running attempts after Run's context ended; 0: 10 s; below 0: none
 
 	// Ready says whether a tenant's jobs may be leased at present; nil: always. Jobs held back burn nothing. It is
 	// asked often and must be quick. After its answer changed, call Poke.
@@ -48,18 +51,18 @@ type RunnerOptions struct {
 
 // Runner leases jobs of one queue and runs its handler on them.
 type Runner struct {
-	e    *Engine
-	o    RunnerOptions
-	wake chan struct{}
+	e *Engine
+	o RunnerOptions
+	w *waiter
 }
 
 // NewRunner makes a runner; Run starts it.
 func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
-	if _, err := e.config(o.Queue); err != nil {
+	if err := e.exists(o.Queue); err != nil {
 		return nil, fmt.Errorf("runner: %w", err)
 	}
-	if o.Handler == nil {
-		return nil, fmt.Errorf("runner of %q: no handler", o.Queue)
+	if (o.Handler == nil) == (len(o.Handlers) == 0) {
+		return nil, fmt.Errorf("runner of %q: exactly one of Handler and Handlers is needed", o.Queue)
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = concurrencyDefault
@@ -67,22 +70,19 @@ func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = drainTimeoutDefault
 	}
-	return &Runner{e: e, o: o, wake: make(chan struct{}, 1)}, nil
+	return &Runner{e: e, o: o, w: newWaiter(o.Queue)}, nil
 }
 
 // Poke makes the runner look at once, as after Ready's answer changed.
-func (r *Runner) Poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
+func (r *Runner) Poke() { r.w.poke() }
 
 // Run leases and runs jobs until ctx ends; then it waits for the running ones as long as DrainTimeout allows, ends their
 // contexts, and releases them: they burn no attempt. It returns nil, or ErrDrain if handlers did not return even then.
 func (r *Runner) Run(ctx context.Context) error {
-	r.e.watch(r, true)
-	defer r.e.watch(r, false)
+	if err := r.e.look(r.w, "", slices.Collect(maps.Keys(r.o.Handlers)), r.o.TenantMax); err != nil {
+		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
+	}
+	defer r.e.unregister(r.w)
 
 	hctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -153,7 +153,7 @@ func (r *Runner) dispatch(ctx context.Context, free chan struct{}, start func(*l
 		select { // nothing more to lease: wait for news
 		case <-ctx.Done():
 			return
-		case <-r.wake:
+		case <-r.w.poked:
 		case <-timer.C:
 		}
 	}
@@ -162,17 +162,20 @@ func (r *Runner) dispatch(ctx context.Context, free chan struct{}, start func(*l
 // lease leases up to n jobs and says when to look again if there are fewer.
 func (r *Runner) lease(n int) (les []*lease, again time.Duration) {
 	again = runnerPoll
-	ready := r.o.Ready
-	if p := panics.Try(func() {
-		les = r.e.lease(r.o.Queue, n, r.o.TenantMax, func(tenant string) bool {
-			yes := ready == nil || ready(tenant)
+	var ready func(tenant string) bool
+	if r.o.Ready != nil {
+		ready = func(tenant string) (yes bool) {
+			if p := panics.Try(func() { yes = r.o.Ready(tenant) }); p != nil {
+				r.e.log.Error("jobs: Ready panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+			}
 			if !yes {
 				again = runnerPollHeld
 			}
 			return yes
-		})
-	}); p != nil {
-		r.e.log.Error("jobs: leasing panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+		}
+	}
+	les, err := r.e.take(r.w, n, math.MaxInt, ready)
+	if err != nil {
 		again = runnerPollHeld
 	}
 	return les, again
@@ -232,7 +235,7 @@ func (r *Runner) call(ctx context.Context, j Job) (err error) {
 	err = errors.New("the handler ended its goroutine")
 	go func() {
 		defer close(done)
-		p := panics.Try(func() { err = r.o.Handler(ctx, &j) })
+		p := panics.Try(func() { err = r.handler(j.Name)(ctx, &j) })
 		if p != nil {
 			err = fmt.Errorf("panic: %v", p.Value)
 			r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
@@ -240,6 +243,13 @@ func (r *Runner) call(ctx context.Context, j Job) (err error) {
 	}()
 	<-done
 	return err
+}
+
+func (r *Runner) handler(name string) Handler {
+	if r.o.Handler != nil {
+		return r.o.Handler
+	}
+	return r.o.Handlers[name]
 }
 
 // wish turns what a handler returned into an outcome. stopped: the drain's time is over.
@@ -287,16 +297,5 @@ func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logg
 		case <-timer.C:
 		}
 		timer.Stop()
-	}
-}
-
-// watch adds a runner to those that are woken when its queue has news, or removes it.
-func (e *Engine) watch(r *Runner, on bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	q := e.queues[r.o.Queue]
-	q.runners = slices.DeleteFunc(q.runners, func(o *Runner) bool { return o == r })
-	if on {
-		q.runners = append(q.runners, r)
 	}
 }

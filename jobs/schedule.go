@@ -54,29 +54,32 @@ func (e *Engine) schedule(ctx context.Context) {
 	}
 }
 
-// tick does what is due and says when to look again.
+// tick does what is due, in bounded batches, and says when to look again.
 func (e *Engine) tick(ctx context.Context) time.Duration {
 	if err := e.recount(ctx); err != nil {
 		return scheduleRetry
 	}
-	wait := schedulePoll
+	wait := min(schedulePoll, e.expire(ctx))
+	next, err := e.tickPlans(ctx)
+	if err != nil {
+		return scheduleRetry
+	}
+	wait = min(wait, next)
 	for _, q := range e.names() {
-		for {
-			due, more := e.due(q)
-			if !more {
-				break
+		due, more := e.due(q)
+		if !more {
+			continue
+		}
+		if d := due.Sub(e.clock.now()); d > 0 {
+			wait = min(wait, d)
+			continue
+		}
+		wait = 0 // there may be more than a batch
+		if err := e.moveDue(ctx, q); err != nil {
+			if ctx.Err() == nil {
+				e.log.Warn("jobs: cannot move due jobs, trying again", slog.String("queue", q), slog.Any("err", err))
 			}
-			if d := due.Sub(e.clock.now()); d > 0 {
-				wait = min(wait, d)
-				break
-			}
-			if err := e.moveDue(ctx, q); err != nil {
-				if ctx.Err() == nil {
-					e.log.Warn("jobs: cannot move due jobs, trying again", slog.String("queue", q), slog.Any("err", err))
-				}
-				wait = min(wait, scheduleRetry)
-				break
-			}
+			return scheduleRetry
 		}
 	}
 	return wait
@@ -145,16 +148,14 @@ func (e *Engine) moveDue(ctx context.Context, queue string) error {
 		}
 		return w.apply(tx, queue, due)
 	}, e.applied(func() {
-		q := e.queues[queue]
-		q.nextDue = w.nextDue
-		e.moved(q, &w)
+		e.queues[queue].nextDue = w.nextDue
+		e.followMoves(&w)
 	}))
 }
 
 // moves is what a transaction moved from delayed, for memory to follow.
 type moves struct {
 	writes
-	parked  []placed
 	nextDue uint64
 }
 
@@ -170,38 +171,38 @@ func (w *moves) apply(tx *bbolt.Tx, queue string, ms []move) error {
 			if err := parkAt(tx, queue, m.tenant, m.place); err != nil {
 				return err
 			}
-			w.parked = append(w.parked, placed{queue, m.tenant, m.place})
+			w.parked = append(w.parked, placed{queue: queue, tenant: m.tenant, place: m.place})
 			continue
 		}
-		if err := b.Delete(m.key); err != nil {
+		if err := removeAt(tx, queue, m.tenant, m.place); err != nil {
 			return err
 		}
-		if err := w.put(tx, &j); err != nil {
+		if err := w.put(tx, &j, Delayed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// moved brings memory up to date. Engine.mu is held.
-func (e *Engine) moved(q *queue, w *moves) {
+// followMoves brings memory up to date. Engine.mu is held.
+func (e *Engine) followMoves(w *moves) {
 	for _, p := range w.placed {
-		q.line(p.tenant).delayed--
+		e.queues[p.queue].line(p.tenant).delayed--
 	}
 	for _, p := range w.parked {
-		l := q.line(p.tenant)
+		l := e.queues[p.queue].line(p.tenant)
 		l.delayed--
 		l.parked++
-		e.log.Error("jobs: a damaged record was parked", slog.String("queue", q.Name), slog.String("tenant", p.tenant),
+		e.log.Error("jobs: a damaged record was parked", slog.String("queue", p.queue), slog.String("tenant", p.tenant),
 			slog.Uint64("sequence", p.place.seq))
 	}
-	e.place(w.placed)
+	e.follow(&w.writes)
 }
 
 // PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. It works in
 // bounded batches; jobs that become delayed meanwhile may or may not be among them.
 func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool) (int, error) {
-	if _, err := e.config(queue); err != nil {
+	if err := e.exists(queue); err != nil {
 		return 0, err
 	}
 	said := map[string]bool{}
@@ -238,7 +239,7 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 			err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 				w = moves{}
 				return w.apply(tx, queue, batch)
-			}, e.applied(func() { e.moved(e.queues[queue], &w) }))
+			}, e.applied(func() { e.followMoves(&w) }))
 			total += len(w.placed)
 		}
 		if err != nil {

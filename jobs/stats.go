@@ -20,59 +20,79 @@ type QueueStats struct {
 	OldestWaiting                               time.Time // since when the head of the longest waiting line is due; zero: nobody waits
 }
 
-// Stats returns the counts of all queues, by name. The counts are kept in memory; the heads of the lines are read.
-func (e *Engine) Stats() []QueueStats { return e.stats(func(string) bool { return true }) }
+// Stats returns the counts of all queues, by name; queues of one name that tenants declared are counted together. The counts are kept in
+// memory; the heads of the lines are read.
+func (e *Engine) Stats() []QueueStats { return e.stats("") }
 
 // TenantStats returns one tenant's counts, of the queues in which it has jobs.
 func (e *Engine) TenantStats(tenant string) []QueueStats {
-	return slices.DeleteFunc(e.stats(func(t string) bool { return t == tenant }), func(s QueueStats) bool {
-		return s == QueueStats{Queue: s.Queue}
-	})
+	return slices.DeleteFunc(e.stats(tenant), func(s QueueStats) bool { return s == QueueStats{Queue: s.Queue} })
 }
 
-func (e *Engine) stats(of func(tenant string) bool) []QueueStats {
+func (e *Engine) stats(tenant string) []QueueStats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var out []QueueStats
-	_ = e.st.View(func(tx *bbolt.Tx) error { e.heads(tx, of, &out); return nil })
-	if out == nil {
-		e.heads(nil, of, &out) // out of service: counts without heads
-	}
+	e.reading(func(tx *bbolt.Tx) {
+		out = nil
+		for _, q := range e.queues {
+			out = append(out, e.counts(tx, q, tenant))
+		}
+	})
 	slices.SortFunc(out, func(a, b QueueStats) int { return cmp.Compare(a.Queue, b.Queue) })
 	return out
 }
 
-func (e *Engine) heads(tx *bbolt.Tx, of func(string) bool, out *[]QueueStats) {
-	for _, q := range e.queues {
-		s := QueueStats{Queue: q.Name}
-		for _, l := range q.lines {
-			if !of(l.tenant) {
-				continue
-			}
-			// A lease may overtake the count of the job it took; it is never wrong for long.
-			s.Waiting += max(l.waiting, 0)
-			s.Delayed += l.delayed
-			s.Active += l.active
-			s.Completed += l.completed
-			s.Failed += l.failed
-			s.Damaged += l.parked
-			if t := e.head(tx, q, l); !t.IsZero() && (s.OldestWaiting.IsZero() || t.Before(s.OldestWaiting)) {
-				s.OldestWaiting = t
-			}
+// reading runs do with a snapshot of the file, or with nil if the store is out of service.
+func (e *Engine) reading(do func(tx *bbolt.Tx)) {
+	if err := e.st.View(func(tx *bbolt.Tx) error { do(tx); return nil }); err != nil {
+		do(nil)
+	}
+}
+
+// counts are those of one tenant in a queue, or (tenant "") of all. Engine.mu is held.
+func (e *Engine) counts(tx *bbolt.Tx, q *queue, tenant string) QueueStats {
+	s := QueueStats{Queue: q.Name}
+	if tenant != "" {
+		if l := q.lines[tenant]; l != nil {
+			s.add(q, l, tx)
 		}
-		*out = append(*out, s)
+		return s
+	}
+	for _, l := range q.lines {
+		s.add(q, l, tx)
+	}
+	return s
+}
+
+func (s *QueueStats) add(q *queue, l *line, tx *bbolt.Tx) {
+	// A lease may overtake the count of the job it took; it is never wrong for long.
+	s.Waiting += max(l.waiting, 0)
+	s.Delayed += l.delayed
+	s.Active += len(l.leases)
+	s.Completed += l.completed
+	s.Failed += l.failed
+	s.Damaged += l.parked
+	if t := head(tx, q, l); !t.IsZero() && (s.OldestWaiting.IsZero() || t.Before(s.OldestWaiting)) {
+		s.OldestWaiting = t
 	}
 }
 
 // head says since when the first waiting job of a line is due.
-func (e *Engine) head(tx *bbolt.Tx, q *queue, l *line) time.Time {
+func head(tx *bbolt.Tx, q *queue, l *line) time.Time {
 	if tx == nil || l.waiting <= 0 {
 		return time.Time{}
 	}
 	prefix := linePrefix(q.Name, l.tenant)
+	from := prefix
+	for v := range q.viewsOf(l) { // one that sees all knows where the first free one is
+		if s := v.spots[l.tenant]; v.names == nil && s != nil && s.from != nil {
+			from = s.from
+		}
+	}
 	c := tx.Bucket(bWaiting).Cursor()
-	for k, v := c.Seek(cmpNil(l.from, prefix)); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		if e.leases[string(k)] != nil {
+	for k, v := c.Seek(from); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if len(k) != len(prefix)+orderBytes || l.leases[orderIn(k)] != nil {
 			continue
 		}
 		if j, err := decodeJob(q.Name, l.tenant, Waiting, v); err == nil {
@@ -161,12 +181,30 @@ func audit(tx *bbolt.Tx) (findings []string) {
 		}
 		return ok
 	})
+	each(bLeased, func(k, v []byte) bool {
+		queue, tenant, rest, ok := cutLine(k)
+		if !ok || len(rest) != orderBytes {
+			return false
+		}
+		h, err := decodeHeld(string(queue), string(tenant), v)
+		switch p, bad := decodePlace(tx.Bucket(bIDs).Get(idKey(string(queue), string(tenant), h.id))); {
+		case err != nil:
+			say("jobs: queue %q, tenant %q: a lease: %v", queue, tenant, err)
+		case bad != nil || p.in != placeWaiting || order(rest) != orderIn(p.encode()):
+			say("jobs: queue %q, tenant %q, job %q: a lease of a job that does not wait", queue, tenant, h.id)
+		}
+		return true
+	})
+	for _, line := range readSettings(tx).broken {
+		say("jobs: %s", line)
+	}
 	each(bCursors, func(k, _ []byte) bool {
 		if _, _, err := readCursor(tx, string(k)); err != nil {
 			say("jobs: source %q: %v", k, err)
 		}
 		return true
 	})
+	auditBeside(tx, say, each)
 	ids := 0
 	each(bIDs, func(_, _ []byte) bool { ids++; return true })
 	if ids > jobs {

@@ -52,10 +52,15 @@ func (g *ids) ulid(at time.Time, slot shards.Slot) ulid.ULID {
 	var id ulid.ULID
 	_ = id.SetTime(ulid.Timestamp(at)) // fails only after the year 10889
 	e := g.entropy()
-	e[0] = byte(slot >> 2)
-	e[1] = byte(slot<<6) | e[1]&0x3f
 	copy(id[6:], e[:])
+	carry(&id, slot)
 	return id
+}
+
+// carry puts the slot into the first ten random bits.
+func carry(id *ulid.ULID, slot shards.Slot) {
+	id[6] = byte(slot >> 2)
+	id[7] = byte(slot<<6) | id[7]&0x3f
 }
 
 func (g *ids) payment(at time.Time, slot shards.Slot) PaymentID {

@@ -108,4 +108,15 @@ CREATE TABLE journal (
 	mac         BLOB    NOT NULL,
 	CHECK ((data IS NULL) <> (data_hash IS NULL))
 ) STRICT;
+`}, {Version: 2, Name: "recorded events", SQL: `
+-- Events that arose outside the shards, by the id under which they were handed
+-- over: what makes writing their journal row idempotent.
+CREATE TABLE recorded_events (
+	tenant      TEXT    NOT NULL,
+	id          TEXT    NOT NULL,
+	recorded_at INTEGER NOT NULL,
+	PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX recorded_events_age ON recorded_events (recorded_at);
 `}}

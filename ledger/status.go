@@ -106,6 +106,9 @@ func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 		stats = l.jobs.TenantStats(string(t))
 	}
 	for _, q := range stats {
+		if t != "" && q.Queue == EventsQueue {
+			continue // the box's own affair
+		}
 		s.Queues = append(s.Queues, queueStatus(q))
 	}
 	l.watchDisk()

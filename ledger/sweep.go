@@ -35,6 +35,9 @@ func (l *Ledger) sweep(ctx context.Context) error {
 			if err := l.keys.prune(ctx, sh, before); err != nil && ctx.Err() == nil {
 				l.log.Warn("idempotency keys not pruned", "shard", sh.ID(), "err", err)
 			}
+			if err := pruneRecorded(ctx, sh, before); err != nil && ctx.Err() == nil {
+				l.log.Warn("recorded events not pruned", "shard", sh.ID(), "err", err)
+			}
 		}
 		if due {
 			pruned = l.o.Now()

@@ -25,6 +25,14 @@ const (
 	// goroutine and its connection, some 20 KiB. Beyond it the answer comes at once, as RFC 7240 allows.
 	waitersMax = 2048
 
+	// tenantPollingMax of them may be one tenant's leases that wait for a job: more workers than a site has.
+	tenantPollingMax = waitersMax / 4
+
+	// streamsMax event streams are open at a time, tenantStreamsMax of them one tenant's: a page or two on each of its screens. Each
+	// costs two goroutines and its connection.
+	streamsMax       = 1024
+	tenantStreamsMax = 64
+
 	// headerLinesMax and headerBytesMax bound what a request's header may hold. net/http allows 4 KiB more than it is told.
 	headerLinesMax = 100
 	headerBytesMax = 16 << 10
@@ -34,12 +42,17 @@ const (
 type admission struct {
 	inFlight atomic.Int64
 	waiting  atomic.Int64
+	large    atomic.Int64 // bytes of large bodies
+	streams  atomic.Int64
 	lanes    sync.Map // tenants.ID → *lane
 }
 
 // lane is one tenant's share.
 type lane struct {
 	inFlight atomic.Int64
+	polling  atomic.Int64 // leases that wait for a job
+	large    atomic.Int64 // bytes of large bodies
+	streams  atomic.Int64
 	limiter  atomic.Pointer[limiter]
 }
 
@@ -52,6 +65,7 @@ type limiter struct {
 type holding struct {
 	admission *admission // nil: nothing
 	lane      *lane      // nil: no tenant's share yet
+	large     int64      // bytes of a large body
 }
 
 // admit takes a place for a request.
@@ -99,9 +113,11 @@ func (l *lane) allow(of tenants.RateLimit, now time.Time) bool {
 func (h *holding) release() {
 	if h.lane != nil {
 		h.lane.inFlight.Add(-1)
+		h.lane.large.Add(-h.large)
 	}
 	if h.admission != nil {
 		h.admission.inFlight.Add(-1)
+		h.admission.large.Add(-h.large)
 	}
 	*h = holding{}
 }
@@ -114,6 +130,49 @@ func (h *holding) wait(a *admission) (done func(), ok bool) {
 	}
 	h.release()
 	return func() { a.waiting.Add(-1) }, true
+}
+
+// poll swaps the request's place among those in flight for one among those that wait, of which a tenant's workers may hold a part.
+// An error says that there is no room: who asks for work and is answered with none at once would only ask again.
+func (h *holding) poll(a *admission) (done func(), err error) {
+	l := h.lane
+	if l != nil && !take(&l.polling, 1, tenantPollingMax) {
+		return nil, errTenantBusy
+	}
+	ended, ok := h.wait(a)
+	if !ok {
+		if l != nil {
+			l.polling.Add(-1)
+		}
+		return nil, errOverloaded
+	}
+	return func() {
+		ended()
+		if l != nil {
+			l.polling.Add(-1)
+		}
+	}, nil
+}
+
+// stream swaps the request's place among those in flight for one among the event streams.
+func (h *holding) stream(a *admission) (done func(), err error) {
+	l := h.lane
+	if l != nil && !take(&l.streams, 1, tenantStreamsMax) {
+		return nil, errStreams
+	}
+	if !take(&a.streams, 1, streamsMax) {
+		if l != nil {
+			l.streams.Add(-1)
+		}
+		return nil, errOverloaded
+	}
+	h.release()
+	return func() {
+		a.streams.Add(-1)
+		if l != nil {
+			l.streams.Add(-1)
+		}
+	}, nil
 }
 
 // headerFits reports whether the header is within its limits.

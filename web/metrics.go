@@ -79,7 +79,7 @@ func (m *metrics) watch(o *Options, a *admission) {
 			func() float64 { return float64(a.inFlight.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenderbox_http_waiting", Help: "Requests waiting for an outcome (Prefer: wait)."},
 			func() float64 { return float64(a.waiting.Load()) }),
-		&boxCollector{ledger: o.Ledger, queues: o.Jobs, accounts: o.Accounts},
+		&boxCollector{ledger: o.Ledger, jobs: o.Jobs, accounts: o.Accounts},
 	)
 }
 
@@ -104,7 +104,7 @@ const scrapesMax = 4
 // boxCollector reads the ledger, the queues and the accounts at each scrape.
 type boxCollector struct {
 	ledger   Ledger
-	queues   Queues
+	jobs     JobEngine
 	accounts Accounts
 }
 
@@ -145,8 +145,8 @@ func (c *boxCollector) Collect(out chan<- prometheus.Metric) {
 		counter(descShardWrites, sh.Stats.Closures, id)
 		gauge(descShardWAL, float64(sh.Stats.WALBytes), id)
 	}
-	if c.queues != nil {
-		for _, q := range c.queues.Stats() {
+	if c.jobs != nil {
+		for _, q := range c.jobs.Stats() {
 			for state, n := range map[string]int{"waiting": q.Waiting, "delayed": q.Delayed, "active": q.Active, "completed": q.Completed, "failed": q.Failed} {
 				gauge(descJobs, float64(n), q.Queue, state)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"tenderbox/jobs"
 	"tenderbox/ledger"
 	"tenderbox/tenants"
 )
@@ -79,7 +80,7 @@ var kinds = map[ledger.Kind]int{
 	ledger.Full:        http.StatusInsufficientStorage,
 }
 
-// sentinels maps the refusals of tenants.
+// sentinels maps the refusals of tenants and queues. The store's are the same errors under both names.
 var sentinels = []struct {
 	err  error
 	as   int
@@ -104,6 +105,10 @@ var sentinels = []struct {
 	{tenants.ErrOverloaded, http.StatusServiceUnavailable, "overloaded"},
 	{tenants.ErrUnavailable, http.StatusServiceUnavailable, "unavailable"},
 	{tenants.ErrClosed, http.StatusServiceUnavailable, "unavailable"},
+	{jobs.ErrReadOnly, http.StatusForbidden, "queue_read_only"},
+	{jobs.ErrStaleLease, http.StatusConflict, "lease_stale"},
+	{jobs.ErrDamaged, http.StatusGone, "job_damaged"},
+	{jobs.ErrClosed, http.StatusServiceUnavailable, "unavailable"},
 }
 
 // explain turns any error into what the client is told. known is false for one that nobody foresaw: it is for the log.
@@ -119,6 +124,9 @@ func explain(err error, hasBody bool) (p *Problem, known bool) {
 	if errors.As(err, &invalid) {
 		return problem(http.StatusUnprocessableEntity, "tenant_setting_invalid", invalid.Field, invalid.Message), true
 	}
+	if p := explainJobs(err); p != nil {
+		return p, true
+	}
 	for _, s := range sentinels {
 		if errors.Is(err, s.err) {
 			p := problem(s.as, s.code, "", s.err.Error())
@@ -129,6 +137,25 @@ func explain(err error, hasBody bool) (p *Problem, known bool) {
 		}
 	}
 	return errInternal, false
+}
+
+// explainJobs explains what the job engine refuses, where a sentinel's text is not all there is to say.
+func explainJobs(err error) *Problem {
+	var invalid *jobs.InvalidError
+	switch {
+	case errors.As(err, &invalid):
+		field := invalid.Field
+		var one *jobs.JobError
+		if errors.As(err, &one) {
+			field = "jobs[" + strconv.Itoa(one.Index) + "]." + field
+		}
+		return problem(http.StatusUnprocessableEntity, "member_invalid", clip(field), invalid.Message)
+	case errors.Is(err, jobs.ErrNotFound):
+		return errNotFound
+	case errors.Is(err, jobs.ErrState):
+		return problem(http.StatusConflict, "job_state", "", err.Error()) // which state it is
+	}
+	return nil
 }
 
 func explainRefusal(e *ledger.Error, hasBody bool) *Problem {

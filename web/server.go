@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -55,8 +56,8 @@ type Accounts interface{ List() []*upstream.Account }
 type Options struct {
 	Ledger   Ledger
 	Tenants  *tenants.Registry
-	Jobs     Queues   // for the metrics; nil: none
-	Accounts Accounts // for the metrics; nil: none
+	Jobs     JobEngine // nil: no queues, and none in the metrics
+	Accounts Accounts  // for the metrics; nil: none
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
@@ -70,6 +71,7 @@ type Options struct {
 // Server is the box's HTTP API. It is an http.Handler, safe for concurrent use.
 type Server struct {
 	ledger  Ledger
+	jobs    JobEngine
 	tenants *tenants.Registry
 	log     *slog.Logger
 	now     func() time.Time
@@ -83,11 +85,15 @@ type Server struct {
 	none      *route    // of requests that match no route
 	bodies    sync.Pool // *[]byte of bodyMax+1
 	cursorKey []byte
+
+	boxQueues map[string]boxQueue // queues that ship with the box and are its own
+	leaving   context.Context     // ended when the server is told to leave
+	leave     context.CancelFunc
 }
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +106,15 @@ func New(o Options) (*Server, error) {
 	if err := errors.Join(errHosts, errOrigins); err != nil {
 		return nil, err
 	}
+	s.boxQueues = map[string]boxQueue{}
+	if s.jobs != nil {
+		for _, q := range s.jobs.Queues("") {
+			if q.Tenant == "" && (q.ReadOnly || q.Internal) {
+				s.boxQueues[q.Name] = boxQueue{q.ReadOnly, q.Internal}
+			}
+		}
+	}
+	s.leaving, s.leave = context.WithCancel(context.Background())
 	s.bodies.New = func() any { b := make([]byte, bodyMax+1); return &b }
 	s.cursorKey = o.Tenants.Subkey("list cursor")
 	s.metrics = newMetrics(o.Metrics)
@@ -118,6 +133,13 @@ func New(o Options) (*Server, error) {
 	s.registerReports()
 	s.registerStatus()
 	s.registerTenants()
+	if s.jobs != nil {
+		s.registerQueues()
+		s.registerJobs()
+		s.registerLeases()
+		s.registerSchedules()
+		s.registerStream()
+	}
 	s.registerHealth()
 	s.registerMetrics()
 	return s, s.registerDocs()
@@ -176,10 +198,14 @@ func (s *Server) receive(x *exchange) *Problem {
 func isProbe(path string) bool { return path == healthPath || path == readyPath }
 
 // plainPath refuses targets that can be read in two ways. The router sees the decoded path, others the raw one: where they
-// differ beyond doubt-free escapes (RawPath is set) nothing of ours can be meant.
+// differ beyond doubt-free escapes nothing of ours can be meant.
 func plainPath(r *http.Request) bool {
-	return r.URL.RawPath == "" && strings.HasPrefix(r.URL.Path, "/") && !strings.Contains(r.URL.Path, "//")
+	return (r.URL.RawPath == "" || doubtFree.Replace(r.URL.RawPath) == (&url.URL{Path: r.URL.Path}).EscapedPath()) &&
+		strings.HasPrefix(r.URL.Path, "/") && !strings.Contains(r.URL.Path, "//")
 }
+
+// doubtFree undoes the escapes that clients' libraries write, and need not, of characters that an app's own job id may hold.
+var doubtFree = strings.NewReplacer("%3A", ":", "%3a", ":", "%40", "@", "%2B", "+", "%2b", "+", "%3D", "=", "%3d", "=", "%7E", "~", "%7e", "~")
 
 // finish gives back what the request held, counts it, and turns a panic into an answer.
 func (s *Server) finish(x *exchange, began time.Time) {
@@ -222,7 +248,7 @@ type input[T any] interface {
 // register adds a route. fn's errors become problems.
 func register[I, O any, P input[I]](s *Server, op huma.Operation, who access, fn func(context.Context, *I) (*O, error)) {
 	rt := s.metrics.route(op.Method + " " + op.Path)
-	hasBody := op.Method == http.MethodPost || op.Method == http.MethodPatch
+	hasBody := op.Method == http.MethodPost || op.Method == http.MethodPut || op.Method == http.MethodPatch
 	params := parametersOf[I]()
 	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		x := exchangeOf(ctx)

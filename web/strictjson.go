@@ -21,17 +21,23 @@ const (
 var strict = json.RejectUnknownMembers(true)
 
 // decodeObject decodes a body that must be one JSON object into v. Its errors are problems that name the member at fault.
-func decodeObject(body []byte, v any) error {
-	if err := checkShape(body); err != nil {
+func decodeObject(body []byte, v any) error { return decodeDeep(body, depthMax, v) }
+
+// decodeDeep is decodeObject for bodies that carry an app's own data, nested up to depth levels.
+func decodeDeep(body []byte, depth int, v any) error {
+	if err := checkShape(body, depth); err != nil {
 		return err
 	}
 	err := json.Unmarshal(body, v, strict)
 	if err == nil {
 		return nil
 	}
+	var known *Problem
 	var syntax *jsontext.SyntacticError
 	var meaning *json.SemanticError
 	switch {
+	case errors.As(err, &known): // of a member that decodes itself
+		return known
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntax):
 		return problem(http.StatusBadRequest, "member_duplicate", member(syntax.JSONPointer), "a member may stand in an object once")
 	case errors.As(err, &syntax):
@@ -49,7 +55,7 @@ func decodeObject(body []byte, v any) error {
 }
 
 // checkShape refuses what is no object, and what nests too deep before anything is built for it.
-func checkShape(body []byte) error {
+func checkShape(body []byte, most int) error {
 	depth, inString, first := 0, false, true
 	for i := 0; i < len(body); i++ {
 		c := body[i]
@@ -68,7 +74,7 @@ func checkShape(body []byte) error {
 		case '"':
 			inString = true
 		case '{', '[':
-			if depth++; depth > depthMax {
+			if depth++; depth > most {
 				return problem(http.StatusBadRequest, "json_too_deep", "", "the body nests too deep")
 			}
 		case '}', ']':
@@ -105,10 +111,14 @@ func isCardMember(name string) bool {
 	return false
 }
 
-// member writes a JSON pointer as a.b.c, clipped: it may hold whatever the client made up.
+// member writes a JSON pointer as a[1].b.c, clipped: it may hold whatever the client made up.
 func member(at jsontext.Pointer) string {
 	var b strings.Builder
 	for token := range at.Tokens() {
+		if b.Len() > 0 && isIndex(token) {
+			b.WriteString("[" + token + "]")
+			continue
+		}
 		if b.Len() > 0 {
 			b.WriteByte('.')
 		}
@@ -117,6 +127,16 @@ func member(at jsontext.Pointer) string {
 		}
 	}
 	return clip(b.String())
+}
+
+// isIndex takes a short number for an array's index. A pointer does not tell it from a member of that name.
+func isIndex(token string) bool {
+	for i := range len(token) {
+		if token[i] < '0' || token[i] > '9' {
+			return false
+		}
+	}
+	return len(token) > 0 && len(token) <= 6
 }
 
 // clip shortens s to what is shown back, and leaves out what looks like a number that nobody should see again.

@@ -35,8 +35,17 @@ const (
 	stopMax = 30 * time.Second
 )
 
-// queues are those that ship in the box.
-var queues = []jobs.QueueConfig{{Name: ledger.PaymentsQueue}}
+// queues are those that ship in the box. Only the box puts jobs into the read-only ones, and only it takes them out: a payment's
+// job that somebody else removes would leave the payment unsettled.
+var queues = []jobs.QueueConfig{
+	{Name: "email"},
+	{Name: "notifications"},
+	// What is computed from data fails for reasons that take longer to pass than a mail server's.
+	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
+	{Name: ledger.PaymentsQueue, ReadOnly: true},
+	{Name: "webhooks", ReadOnly: true},
+	{Name: ledger.EventsQueue, Internal: true},
+}
 
 // App is a box: built from a Config by OpenApp, working in Run, released by Close.
 type App struct {
@@ -46,6 +55,7 @@ type App struct {
 	accounts *upstream.Accounts
 	engine   *jobs.Engine
 	ledger   *ledger.Ledger
+	recorder *jobs.Runner // of events that arose outside the shards
 	events   *eventLog
 	listener *listener
 
@@ -104,7 +114,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(jobsFile, jobStore.Close)
-	a.engine, err = jobs.Open(jobStore, jobs.Options{Queues: queues, Logger: log})
+	a.engine, err = jobs.Open(jobStore, jobs.Options{Queues: queues, Failed: ledger.FailedJobs, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +152,10 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
+	a.recorder, err = a.engine.NewRunner(jobs.RunnerOptions{Queue: ledger.EventsQueue, Handler: a.ledger.Record})
+	if err != nil {
+		return nil, err
+	}
 	for code, detail := range map[string]string{"box_file_restored": boxAlarm, "queue_file_replaced": jobsAlarm} {
 		if detail != "" {
 			a.ledger.RaiseAlarm(code, detail) // stays until the next start: a person should have seen it
@@ -158,7 +172,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	if err != nil {
 		return nil, hint(err, "`tenderbox serve --help` lists the settings")
 	}
-	a.listener, err = listen(&config, handler, log)
+	a.listener, err = listen(&config, handler, handler.Leave, log)
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +216,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
+	stopRecorder := start("recorder", a.recorder.Run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -222,6 +237,7 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
+			stopRecorder() // before the ledger, which writes what it records; what is left waits in its queue
 			stopLedger()   // finish the sends in hand and write their outcomes
 			stopEvents()   // after the ledger, whose last events it takes
 			stopAccounts() // last: the sends needed them

@@ -169,6 +169,9 @@ func refused(server string, status int, content []byte) error {
 		said += " [" + p.Code + "]"
 	}
 	err := errors.New(said)
+	if strings.HasPrefix(p.Code, "queue_") {
+		return hint(err, "`tenderbox queue list` shows the queues")
+	}
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return hint(err, "the operator's token is in DATA/operator.token")

@@ -39,15 +39,17 @@ const (
 type listener struct {
 	net     net.Listener
 	server  *http.Server
+	leave   func()             // ends requests that wait by intention
 	abort   context.CancelFunc // ends the contexts of requests in hand
 	address string             // what this machine's own clients dial, such as http://127.0.0.1:8080
 	pin     string             // hex SHA-256 of the TLS certificate, "" without TLS
 }
 
-// listen binds the address. Connections queue in the kernel until serve is called.
-func listen(c *Config, handler http.Handler, log *slog.Logger) (*listener, error) {
+// listen binds the address. Connections queue in the kernel until serve is called. leave is called when the
+// stop begins: it ends what would otherwise wait for longer than a stop may take.
+func listen(c *Config, handler http.Handler, leave func(), log *slog.Logger) (*listener, error) {
 	base, abort := context.WithCancel(context.Background())
-	l := &listener{abort: abort, server: &http.Server{
+	l := &listener{leave: leave, abort: abort, server: &http.Server{
 		Handler:           handler,
 		MaxHeaderBytes:    headerBytesMax,
 		ReadHeaderTimeout: headerTimeout,
@@ -124,6 +126,7 @@ func (l *listener) serve() error {
 func (l *listener) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), requestsDrainMax)
 	defer cancel()
+	l.leave()
 	err := l.server.Shutdown(ctx)
 	l.abort()
 	if err == nil {
