@@ -112,10 +112,18 @@ func (c *caller) exchange(ctx context.Context, x *Call, method, path string, bod
 	return json.Unmarshal(received, into)
 }
 
+// keepsAll is the tenant whose queue keeps what is done: only there may a job be asked for again under its own id and be expected
+// not to run again. The other one's keeps the last few.
+const keepsAll = secondTenant
+
 func (r *jobRound) declare(ctx context.Context, tenant string) error {
 	c := r.newCaller(0, tenant)
 	defer c.http.CloseIdleConnections()
-	x := c.call(ctx, "declare", http.MethodPut, "", struct{}{}, nil)
+	defaults := map[string]any{}
+	if tenant == keepsAll {
+		defaults = map[string]any{"remove_on_complete": false, "remove_on_fail": false}
+	}
+	x := c.call(ctx, "declare", http.MethodPut, "", map[string]any{"defaults": defaults}, nil)
 	if !x.Acknowledged() {
 		return fmt.Errorf("%s: answered %d %s %s", tenant, x.Status, x.Code, x.Error)
 	}
@@ -171,7 +179,7 @@ func (r *jobRound) produce(ctx context.Context, i int) {
 func (p *producer) wish(own bool) Wish {
 	p.made++
 	w := Wish{Job: fmt.Sprintf("%s-%d", p.name, p.made), Tenant: p.tenant, Priority: p.random.IntN(3)}
-	if own {
+	if own && p.tenant == keepsAll {
 		w.ID = "own-" + w.Job
 	}
 	if p.hit(delays) {
@@ -229,7 +237,7 @@ func (w Wish) body() map[string]any {
 		"priority": w.Priority, "delay_ms": w.Delay.Milliseconds(),
 	}
 	if w.ID != "" {
-		opts["job_id"], opts["remove_on_complete"], opts["remove_on_fail"] = w.ID, false, false
+		opts["job_id"] = w.ID
 	}
 	return map[string]any{"name": jobName, "data": map[string]string{"job": w.Job, "tenant": w.Tenant, "padding": padding}, "opts": opts}
 }

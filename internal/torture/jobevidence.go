@@ -13,7 +13,7 @@ import (
 type Wish struct {
 	Job      string
 	Tenant   string
-	ID       string // its own job_id; "": the box makes one. Under its own it is kept when it is done, and may be asked for again
+	ID       string // its own job_id, under which it may be asked for again; "": the box makes one
 	Delay    time.Duration
 	Priority int
 }
