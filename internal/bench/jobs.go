@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"text/tabwriter"
+
+	"tenderbox/internal/blackbox"
 )
 
 // jobsPart is the argument with which the program measures queues.
@@ -28,7 +30,7 @@ type jobsOptions struct {
 	only   string
 }
 
-// benchJobs measures queues: the engine from Go, then with many jobs stored.
+// benchJobs measures queues: the engine from Go, the box over HTTP, both with many jobs stored.
 func benchJobs(ctx context.Context, args []string) error {
 	var o jobsOptions
 	flags := flag.NewFlagSet("bench jobs", flag.ContinueOnError)
@@ -36,7 +38,7 @@ func benchJobs(ctx context.Context, args []string) error {
 	flags.IntVar(&o.rounds, "rounds", 5, "measurements of each kind, in turns")
 	flags.IntVar(&o.jobs, "jobs", 100_000, "jobs of one measurement")
 	flags.IntVar(&o.stored, "stored", 1_000_000, "jobs that are stored while others are measured; 10000000 takes minutes, 0 leaves that part out")
-	flags.StringVar(&o.only, "only", "", "one part only: go or stored")
+	flags.StringVar(&o.only, "only", "", "one part only: go, http or stored")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -48,14 +50,18 @@ func benchJobs(ctx context.Context, args []string) error {
 	}
 	parts := []struct {
 		name    string
-		measure func(ctx context.Context, o jobsOptions, top string) error
-	}{{"go", measureEngine}, {"stored", measureStored}}
+		measure func(ctx context.Context, o jobsOptions, binary, top string) error
+	}{{"go", measureEngine}, {"http", measureAPI}, {"stored", measureStored}}
 	return onDisk(o.dir, true, func(top string) error {
+		binary, err := blackbox.Build(ctx, top)
+		if err != nil {
+			return err
+		}
 		for _, part := range parts {
 			if o.only != "" && o.only != part.name {
 				continue
 			}
-			if err := part.measure(ctx, o, top); err != nil {
+			if err := part.measure(ctx, o, binary, top); err != nil {
 				return fmt.Errorf("%s: %w", part.name, err)
 			}
 		}
@@ -65,7 +71,7 @@ func benchJobs(ctx context.Context, args []string) error {
 
 // measureEngine compares the engine with the bare loop, in turns. What was enqueued is run before the next measurement, so that
 // both begin each on an empty queue.
-func measureEngine(ctx context.Context, o jobsOptions, top string) error {
+func measureEngine(ctx context.Context, o jobsOptions, _, top string) error {
 	kinds := []string{bareKind, engineKind}
 	queues := map[string]*queue{}
 	for _, kind := range kinds {

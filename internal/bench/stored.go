@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"text/tabwriter"
 	"time"
-
-	"tenderbox/internal/blackbox"
 )
 
 const (
@@ -32,13 +30,9 @@ var stocks = []stock{
 }
 
 // measureStored compares a queue that holds many jobs with an empty one, and starts the box on what the first one left.
-func measureStored(ctx context.Context, o jobsOptions, top string) error {
+func measureStored(ctx context.Context, o jobsOptions, binary, top string) error {
 	if o.stored == 0 {
 		return nil
-	}
-	binary, err := blackbox.Build(ctx, top)
-	if err != nil {
-		return err
 	}
 	fmt.Printf("With %d jobs stored, beside an empty queue; median of %d rounds of %d jobs in turns (goal: ratios from 0.90)\n", o.stored, o.rounds, o.jobs)
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
