@@ -281,7 +281,8 @@ func (e *Engine) leased(queue, tenant string, key []byte) *lease {
 func (e *Engine) holds(le *lease) bool { return e.leased(le.job.Queue, le.job.Tenant, le.key) == le }
 
 // begin counts the attempt and has it written: in passing, or waited for while an attempt is suspected of killing the process.
-func (e *Engine) begin(ctx context.Context, le *lease) error {
+// It returns the job as it is now, for the handler.
+func (e *Engine) begin(ctx context.Context, le *lease) (Job, error) {
 	now := e.clock.now()
 	e.mu.Lock()
 	le.job.AttemptsMade++
@@ -301,9 +302,9 @@ func (e *Engine) begin(ctx context.Context, le *lease) error {
 		e.submitStarts()
 	}
 	if !wait {
-		return nil
+		return record, nil
 	}
-	return e.st.Update(ctx, func(tx *bbolt.Tx) error {
+	return record, e.st.Update(ctx, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bWaiting).Put(le.key, record.encode())
 	})
 }
@@ -392,27 +393,46 @@ func (o outcome) apply(j *Job, now time.Time, worker string) {
 
 // settle writes an outcome and waits for the disk. After any error but ErrStaleLease and store.ErrUnknown the lease still holds.
 func (e *Engine) settle(ctx context.Context, le *lease, o outcome) error {
+	fn, then, err := e.settling(le, o)
+	if err != nil {
+		return err
+	}
+	return e.st.UpdateThen(ctx, fn, then)
+}
+
+// settleThen is settle without the wait: done is called with the answer, mostly on the store's goroutine.
+func (e *Engine) settleThen(le *lease, o outcome, done func(error)) {
+	fn, then, err := e.settling(le, o)
+	if err != nil {
+		done(err)
+		return
+	}
+	e.st.Start(fn, func(err error) { then(err); done(err) })
+}
+
+// settling returns what writes an outcome, and what follows when it is known how that went.
+func (e *Engine) settling(le *lease, o outcome) (fn func(tx *bbolt.Tx) error, then func(error), err error) {
 	e.mu.Lock()
 	if !e.holds(le) {
 		e.mu.Unlock()
-		return ErrStaleLease
+		return nil, nil, ErrStaleLease
 	}
 	le.settled = true
 	j := le.job
 	e.mu.Unlock()
 	o.apply(&j, e.clock.now(), "")
 	var w writes
-	return e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
-		w.reset()
-		return e.conclude(tx, &w, le, &j)
-	}, func(err error) {
-		if isUnknown(err) {
-			e.mu.Lock()
-			e.release(le, false) // whatever the file holds is found by reading anew
-			e.mu.Unlock()
-		}
-		e.applied(func() { e.follow(&w) })(err)
-	})
+	return func(tx *bbolt.Tx) error {
+			w.reset()
+			return e.conclude(tx, &w, le, &j)
+		}, func(err error) {
+			if isUnknown(err) {
+				e.mu.Lock()
+				e.release(le, false) // whatever the file holds is found by reading anew
+				e.mu.Unlock()
+			}
+			e.applied(func() { e.follow(&w) })(err)
+		}, nil
 }
 
 // conclude writes what becomes of a leased job: its record stays in place, moves, or goes.

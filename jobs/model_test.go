@@ -154,7 +154,7 @@ func (m *machine) lease(t *rapid.T) {
 				continue
 			}
 		}
-		if err := m.e.begin(context.Background(), le); err != nil {
+		if _, err := m.e.begin(context.Background(), le); err != nil {
 			t.Fatal(err)
 		}
 		j.made++

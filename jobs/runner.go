@@ -30,6 +30,10 @@ const (
 
 	settleRetryMin, settleRetryMax = 100 * time.Millisecond, 5 * time.Second
 
+	// outcomesPerSlot outcomes may be on their way to the disk for each slot. A slot is free as soon as its handler has returned, so that a disk
+	// that is slow to sync does not keep handlers from working; what is on its way runs again after a crash, so it is bounded, too.
+	outcomesPerSlot = 8
+
 	// interruptionsFree is how often in a row an attempt may end with the process before the job has to back off: once
 	// may be the power, twice is a suspicion.
 	interruptionsFree = 1
@@ -54,6 +58,13 @@ type Runner struct {
 	e *Engine
 	o RunnerOptions
 	w *waiter
+
+	free      atomic.Int64  // slots without a job
+	freed     chan struct{} // pokes the dispatcher
+	work      *handout
+	unwritten chan struct{} // holds one for each outcome on its way to the disk
+	left      sync.WaitGroup
+	leftN     atomic.Int64 // jobs leased and not yet settled
 }
 
 // NewRunner makes a runner; Run starts it.
@@ -84,26 +95,19 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	defer r.e.unregister(r.w)
 
+	r.freed, r.work = make(chan struct{}, 1), newHandout()
+	r.unwritten = make(chan struct{}, outcomesPerSlot*r.o.Concurrency)
 	hctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	free := make(chan struct{}, r.o.Concurrency)
 	for range r.o.Concurrency {
-		free <- struct{}{}
+		go r.worker(hctx, r.work)
 	}
-	var running sync.WaitGroup
-	var left atomic.Int64
-	r.dispatch(ctx, free, func(le *lease) {
-		left.Add(1)
-		running.Go(func() {
-			defer func() { left.Add(-1); free <- struct{}{} }()
-			if p := panics.Try(func() { r.attend(hctx, le) }); p != nil {
-				r.e.log.Error("jobs: the runner panicked; the job runs again after the next start", slog.Any("err", p.AsError()))
-			}
-		})
-	})
+	r.free.Store(int64(r.o.Concurrency))
+	r.dispatch(ctx)
+	r.work.close()
 
 	drained := make(chan struct{})
-	go func() { running.Wait(); close(drained) }()
+	go func() { r.left.Wait(); close(drained) }()
 	for _, grace := range []time.Duration{max(r.o.DrainTimeout, 0), drainGrace} {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
@@ -114,49 +118,137 @@ func (r *Runner) Run(ctx context.Context) error {
 			stop()
 		}
 	}
-	return fmt.Errorf("queue %q: %w: %d", r.o.Queue, ErrDrain, left.Load())
+	return fmt.Errorf("queue %q: %w: %d", r.o.Queue, ErrDrain, r.leftN.Load())
 }
 
-// dispatch leases jobs whenever slots are free, and starts them, until ctx ends.
-func (r *Runner) dispatch(ctx context.Context, free chan struct{}, start func(*lease)) {
+// dispatch leases jobs whenever slots are free, and hands them to the workers, until ctx ends.
+func (r *Runner) dispatch(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-free:
-		}
-		n := 1
-		for more := true; more && n < r.o.Concurrency; {
+	for ctx.Err() == nil {
+		n := int(r.free.Load())
+		if n == 0 {
 			select {
-			case <-free:
-				n++
-			default:
-				more = false
+			case <-ctx.Done():
+			case <-r.freed:
 			}
-		}
-		if ctx.Err() != nil {
-			return
+			continue
 		}
 		les, held := r.lease(n)
-		for _, le := range les {
-			start(le)
-		}
-		for range n - len(les) {
-			free <- struct{}{}
-		}
+		r.free.Add(-int64(len(les)))
+		r.left.Add(len(les))
+		r.leftN.Add(int64(len(les)))
+		r.work.put(les)
 		if len(les) == n {
 			continue
 		}
 		timer.Reset(held)
 		select { // nothing more to lease: wait for news
 		case <-ctx.Done():
-			return
 		case <-r.w.poked:
 		case <-timer.C:
 		}
 	}
+}
+
+// worker takes leased jobs through their attempts, one after the other. If a handler ends its goroutine, another worker goes on.
+func (r *Runner) worker(ctx context.Context, work *handout) {
+	var le *lease
+	defer func() {
+		if le != nil {
+			r.over(ctx, le, wish(&le.job, errGoexit, ctx.Err() != nil))
+			go r.worker(ctx, work)
+		}
+	}()
+	for le = work.take(); le != nil; le = work.take() {
+		o := r.attend(ctx, le)
+		done := le
+		le = nil // from here on nothing ends this goroutine
+		r.over(ctx, done, o)
+	}
+}
+
+// handout gives leased jobs to workers strictly in the order of their turns. A channel would hand a job to a parked worker, and it would have to wait
+// for that one to run while a busy one passes it by.
+type handout struct {
+	mu     sync.Mutex // guards what follows
+	some   sync.Cond
+	jobs   []*lease
+	closed bool
+}
+
+func newHandout() *handout {
+	h := &handout{}
+	h.some.L = &h.mu
+	return h
+}
+
+func (h *handout) put(les []*lease) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.jobs = append(h.jobs, les...)
+	for range les {
+		h.some.Signal()
+	}
+}
+
+// take waits for a job; nil: there will be none.
+func (h *handout) take() *lease {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.jobs) == 0 {
+		if h.closed {
+			return nil
+		}
+		h.some.Wait()
+	}
+	le := h.jobs[0]
+	h.jobs[0] = nil
+	h.jobs = h.jobs[1:]
+	return le
+}
+
+func (h *handout) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.some.Broadcast()
+}
+
+var errGoexit = errors.New("the handler ended its goroutine")
+
+// over frees a slot and has the outcome of its job written. It waits only if too many outcomes are on their way.
+func (r *Runner) over(ctx context.Context, le *lease, o outcome) {
+	if o.state == Failed || o.state == Delayed && o.attempt == counted {
+		r.logOf(le).Warn("jobs: an attempt failed", slog.Int("attempt", le.job.AttemptsMade), slog.String("state", string(o.state)),
+			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
+	}
+	r.unwritten <- struct{}{}
+	r.free.Add(1)
+	select {
+	case r.freed <- struct{}{}:
+	default:
+	}
+	r.e.settleThen(le, o, func(err error) {
+		if err == nil {
+			r.settled()
+			return
+		}
+		go func() { // not on the store's goroutine
+			defer r.settled()
+			r.write(ctx, le, o, err)
+		}()
+	})
+}
+
+func (r *Runner) settled() {
+	<-r.unwritten
+	r.leftN.Add(-1)
+	r.left.Done()
+}
+
+func (r *Runner) logOf(le *lease) *slog.Logger {
+	return r.e.log.With(slog.String("queue", le.job.Queue), slog.String("tenant", le.job.Tenant), slog.String("job", le.job.ID))
 }
 
 // lease leases up to n jobs and says when to look again if there are fewer.
@@ -181,28 +273,18 @@ func (r *Runner) lease(n int) (les []*lease, again time.Duration) {
 	return les, again
 }
 
-// attend takes a leased job through one attempt and writes its outcome.
-func (r *Runner) attend(ctx context.Context, le *lease) {
-	j := le.job
-	log := r.e.log.With(slog.String("queue", j.Queue), slog.String("tenant", j.Tenant), slog.String("job", j.ID))
+// attend takes a leased job through one attempt and says what becomes of it.
+func (r *Runner) attend(ctx context.Context, le *lease) outcome {
 	if o, ok := suspect(le); ok {
-		log.Error("jobs: attempts ended with the process", slog.Int("in_a_row", j.interruptions), slog.String("state", string(o.state)))
-		r.write(ctx, le, o, log)
-		return
+		r.logOf(le).Error("jobs: attempts ended with the process", slog.Int("in_a_row", le.job.interruptions), slog.String("state", string(o.state)))
+		return o
 	}
-	if err := r.e.begin(ctx, le); err != nil {
-		log.Warn("jobs: the start of an attempt cannot be written, so it does not start", slog.Any("err", err))
-		r.write(ctx, le, outcome{state: Waiting, attempt: undone}, log)
-		return
+	j, err := r.e.begin(ctx, le)
+	if err != nil {
+		r.logOf(le).Warn("jobs: the start of an attempt cannot be written, so it does not start", slog.Any("err", err))
+		return outcome{state: Waiting, attempt: undone}
 	}
-	j.AttemptsMade++
-	err := r.call(ctx, j)
-	o := wish(&j, err, ctx.Err() != nil)
-	if o.state == Failed || o.state == Delayed && o.attempt == counted {
-		log.Warn("jobs: an attempt failed", slog.Int("attempt", j.AttemptsMade), slog.String("state", string(o.state)),
-			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
-	}
-	r.write(ctx, le, o, log)
+	return wish(&j, r.call(ctx, &j), ctx.Err() != nil)
 }
 
 // suspect decides about a job whose last attempt ended with the process: failed when its attempts are used up; made to wait
@@ -224,24 +306,18 @@ func suspect(le *lease) (outcome, bool) {
 	return o, true
 }
 
-// call runs the handler. It returns even if the handler panics or ends its goroutine.
-func (r *Runner) call(ctx context.Context, j Job) (err error) {
+// call runs the handler. A panic is an error.
+func (r *Runner) call(ctx context.Context, j *Job) (err error) {
 	if j.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, j.Timeout)
 		defer cancel()
 	}
-	done := make(chan struct{})
-	err = errors.New("the handler ended its goroutine")
-	go func() {
-		defer close(done)
-		p := panics.Try(func() { err = r.handler(j.Name)(ctx, &j) })
-		if p != nil {
-			err = fmt.Errorf("panic: %v", p.Value)
-			r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
-		}
-	}()
-	<-done
+	handler := r.handler(j.Name)
+	if p := panics.Try(func() { err = handler(ctx, j) }); p != nil {
+		err = fmt.Errorf("panic: %v", p.Value)
+		r.e.log.Error("jobs: a handler panicked", slog.String("queue", j.Queue), slog.String("job", j.ID), slog.String("stack", string(p.Stack)))
+	}
 	return err
 }
 
@@ -278,14 +354,11 @@ func wish(j *Job, err error, stopped bool) outcome {
 	}
 }
 
-// write writes an outcome, again and again while the disk refuses: the work is done, and doing it
+// write writes an outcome that the store refused with err, again and again while the disk refuses: the work is done, and doing it
 // twice is worse than waiting. It gives up when the drain is over; then the job runs again after the next start.
-func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logger) {
-	for wait := settleRetryMin; ; wait = min(2*wait, settleRetryMax) {
-		err := r.e.settle(context.WithoutCancel(ctx), le, o)
-		if err == nil {
-			return
-		}
+func (r *Runner) write(ctx context.Context, le *lease, o outcome, err error) {
+	log := r.logOf(le)
+	for wait := settleRetryMin; err != nil; wait = min(2*wait, settleRetryMax) {
 		if errors.Is(err, ErrStaleLease) || isUnknown(err) || errors.Is(err, store.ErrClosed) || ctx.Err() != nil {
 			log.Error("jobs: an outcome was not written; the job may run again", slog.Any("err", err))
 			return
@@ -297,5 +370,6 @@ func (r *Runner) write(ctx context.Context, le *lease, o outcome, log *slog.Logg
 		case <-timer.C:
 		}
 		timer.Stop()
+		err = r.e.settle(context.WithoutCancel(ctx), le, o)
 	}
 }

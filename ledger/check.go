@@ -186,7 +186,7 @@ func (a *audit) slots(tx *shards.Tx) error {
 	return rows.Err()
 }
 
-// idempotency checks that a tenant's key stands in one shard only.
+// idempotency checks that a tenant's key stands in one place only.
 func (a *audit) idempotency(tx *shards.Tx) error {
 	rows, err := tx.Query(`SELECT /* box */ tenant, key, record FROM idempotency_keys`)
 	if err != nil {

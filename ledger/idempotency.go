@@ -8,13 +8,17 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 
 	"tenderbox/shards"
 	"tenderbox/tenants"
@@ -56,19 +60,43 @@ type keyRecord struct {
 // keys holds a tenant's idempotency keys unique over all shards. The key's row
 // stands in the shard of the record that it made, in one transaction with it.
 // This process owns every file, so an in-process claim on (tenant, key) plus an
-// index of the keys that exist makes the whole linearizable: the index says
-// which slot to ask; a file that the index does not cover yet is asked each time.
+// index of the keys that exist makes the whole linearizable. The index follows
+// the commits and is filled at start from the files; until a file is indexed, a
+// request whose key could stand there waits.
 type keys struct {
 	set         *shards.Set
-	fingerprint func() hash.Hash
-	upstream    []byte // keys upstreamHash
+	fingerprint sync.Pool // of hash.Hash
+	upstream    []byte    // keys upstreamHash
 	seed        maphash.Seed
 
 	claims sync.Map      // claim → struct{}: requests between receipt and commit
 	filled []atomic.Bool // by shard: its keys are in the index
+	whole  atomic.Bool   // all of them
 
-	indexMu sync.RWMutex // guards index
-	index   map[uint64]shards.Slot
+	indexMu  sync.RWMutex // guards what follows
+	index    map[uint64]locator
+	progress chan struct{} // closed, and made anew, when a shard was filled
+}
+
+// locator is the first half of a record's ULID: time, slot and six random bits.
+// It says in which file, and there in which few rows, a key stands. A whole id
+// would double what the index takes of the memory.
+type locator uint64
+
+func (id PaymentID) locator() (locator, bool) {
+	u, ok := parseID(paymentPrefix, string(id))
+	return locator(binary.BigEndian.Uint64(u[:8])), ok
+}
+
+func (at locator) slot() shards.Slot { return slotOf(at.bound(0)) }
+
+// bound is the lowest (fill 0) or highest (0xff) ULID that begins like this.
+func (at locator) bound(fill byte) (u ulid.ULID) {
+	binary.BigEndian.PutUint64(u[:8], uint64(at))
+	for i := 8; i < len(u); i++ {
+		u[i] = fill
+	}
+	return u
 }
 
 type claim struct {
@@ -80,11 +108,12 @@ func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 	secret := kr.Subkey("request fingerprint")
 	return &keys{
 		set:         set,
-		fingerprint: func() hash.Hash { return hmac.New(sha256.New, secret) },
+		fingerprint: sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }},
 		upstream:    kr.Subkey("upstream metadata"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
-		index:       map[uint64]shards.Slot{},
+		index:       map[uint64]locator{},
+		progress:    make(chan struct{}),
 	}
 }
 
@@ -106,11 +135,15 @@ func (k *keys) slot(t tenants.ID, key IdempotencyKey) shards.Slot {
 	return shards.SlotOf(string(t), "key\x00"+string(key))
 }
 
-// add tells the index that key's row stands in slot.
-func (k *keys) add(t tenants.ID, key IdempotencyKey, slot shards.Slot) {
+// add tells the index which record a key made.
+func (k *keys) add(t tenants.ID, key IdempotencyKey, id PaymentID) {
+	at, ok := id.locator()
+	if !ok {
+		return // no id of ours: an audit's finding, not a key
+	}
 	h := k.hash(t, key)
 	k.indexMu.Lock()
-	k.index[h] = slot
+	k.index[h] = at
 	k.indexMu.Unlock()
 }
 
@@ -128,39 +161,25 @@ func (k *keys) size() int {
 	return len(k.index)
 }
 
-// find returns what is stored under the key. The caller holds the claim.
+// find returns what is stored under the key. To know that there is nothing, the
+// caller holds the claim.
 func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, err error) {
-	// Which files must be asked is settled before the index is read: one that is
-	// indexed between the two would be missed by both.
-	var ask []*shards.Shard
-	home := k.set.Shard(k.slot(t, key))
-	for i, sh := range k.set.All() {
-		// A file out of service whose keys are unknown is passed over. What a client
-		// repeats goes to the same slot, hence to the same file, and is refused
-		// there; only another request under a used key could slip through.
-		if !k.filled[i].Load() && (sh.Err() == nil || sh == home) {
-			ask = append(ask, sh)
+	if !k.whole.Load() {
+		if err := k.await(ctx, k.set.Shard(k.slot(t, key))); err != nil {
+			return keyRecord{}, false, err
 		}
 	}
 	h := k.hash(t, key)
 	k.indexMu.RLock()
-	slot, hit := k.index[h]
+	at, hit := k.index[h]
 	k.indexMu.RUnlock()
-	if hit {
-		ask = append(ask, k.set.Shard(slot))
+	if !hit {
+		return keyRecord{}, false, nil
 	}
-	for _, sh := range ask {
-		if rec, found, err = readKey(ctx, sh, t, key); err != nil || found {
-			return rec, found, err
-		}
-	}
-	return keyRecord{}, false, nil
-}
-
-func readKey(ctx context.Context, sh *shards.Shard, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, err error) {
-	err = sh.View(ctx, func(tx *shards.Tx) error {
-		return tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND key = ?`,
-			string(t), string(key)).Scan(&rec.fingerprint, &rec.record)
+	// Two keys with one hash cost a read, and decide nothing: the row itself is compared.
+	err = k.set.Shard(at.slot()).View(ctx, func(tx *shards.Tx) error {
+		return tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND record BETWEEN ? AND ? AND key = ?`,
+			string(t), paymentPrefix+at.bound(0).String(), paymentPrefix+at.bound(0xff).String(), string(key)).Scan(&rec.fingerprint, &rec.record)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return keyRecord{}, false, nil
@@ -168,72 +187,150 @@ func readKey(ctx context.Context, sh *shards.Shard, t tenants.ID, key Idempotenc
 	return rec, err == nil, err
 }
 
-// fillBatch is how many rows one read transaction covers while the index is
-// filled or pruned: a long one would hold back the checkpoints.
-const fillBatch = 2000
+// fillWaitMax is how long a request waits for the index: a box with millions of
+// keys on a slow disk needs some seconds after its start.
+const fillWaitMax = 5 * time.Second
 
-// fill reads every shard's keys into the index, then returns.
+// await returns when no file can hold keys that the index does not know. A file
+// out of service whose keys are unknown is passed over, unless it is the key's
+// home: what a client repeats goes to the same slot, hence to the same file, and
+// is refused there; only another request under a used key could slip through.
+func (k *keys) await(ctx context.Context, home *shards.Shard) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, fillWaitMax, shards.ErrUnavailable)
+	defer cancel()
+	for {
+		k.indexMu.RLock()
+		progress := k.progress
+		k.indexMu.RUnlock()
+		unknown := false
+		for i, sh := range k.set.All() {
+			switch {
+			case k.filled[i].Load():
+			case sh.Err() == nil:
+				unknown = true
+			case sh == home:
+				return fmt.Errorf("%w: %w", shards.ErrUnavailable, sh.Err())
+			}
+		}
+		if !unknown {
+			return nil
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+const (
+	// fillBatch is how many rows one read transaction covers while the index is
+	// filled or pruned: a long one would hold back the checkpoints.
+	fillBatch = 2000
+	// fillAtOpen is how many batches of a shard are read before it serves: some
+	// 20 ms, after which most boxes know all their keys.
+	fillAtOpen = 5
+)
+
+// fill reads every shard's keys into the index, also of those that come into
+// service later, then returns.
 func (k *keys) fill(ctx context.Context, log *slog.Logger) error {
-	for i, sh := range k.set.All() {
-		var t, key, record string
-		for {
-			n := 0
-			err := sh.View(ctx, func(tx *shards.Tx) error {
-				rows, err := tx.Query(`SELECT tenant, key, record FROM idempotency_keys
-					WHERE (tenant, key) > (?, ?) ORDER BY tenant, key LIMIT ?`, t, key, fillBatch)
-				if err != nil {
-					return err
-				}
-				defer rows.Close()
-				for rows.Next() {
-					if err := rows.Scan(&t, &key, &record); err != nil {
-						return err
-					}
-					n++
-					if slot, ok := PaymentID(record).slot(); ok {
-						k.add(tenants.ID(t), IdempotencyKey(key), slot)
-					}
-				}
-				return rows.Err()
-			})
-			if ctx.Err() != nil {
-				return nil
+	for !k.whole.Load() {
+		for _, sh := range k.set.All() {
+			if sh.Err() != nil {
+				continue
 			}
-			if err != nil { // left unfilled: the file is asked each time
-				log.Warn("idempotency keys not indexed", "shard", sh.ID(), "err", err)
-				break
+			if err := k.fillShard(ctx, sh, math.MaxInt); err != nil && ctx.Err() == nil {
+				log.Warn("idempotency keys not indexed yet", "shard", sh.ID(), "err", err)
 			}
-			if n < fillBatch {
-				k.filled[i].Store(true)
-				break
-			}
+		}
+		if k.whole.Load() {
+			break
+		}
+		if pause(ctx, retryPause) != nil {
+			return nil
 		}
 	}
 	return nil
 }
 
+// fillShard reads one shard's keys, at most so many batches.
+func (k *keys) fillShard(ctx context.Context, sh *shards.Shard, batches int) error {
+	if k.filled[sh.ID()].Load() {
+		return nil
+	}
+	var t, record, key string
+	for range batches {
+		n := 0
+		err := sh.View(ctx, func(tx *shards.Tx) error {
+			rows, err := tx.Query(`SELECT tenant, record, key FROM idempotency_keys
+				WHERE (tenant, record) > (?, ?) ORDER BY tenant, record LIMIT ?`, t, record, fillBatch)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				if err := rows.Scan(&t, &record, &key); err != nil {
+					return err
+				}
+				n++
+				k.add(tenants.ID(t), IdempotencyKey(key), PaymentID(record))
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return err
+		}
+		if n < fillBatch {
+			k.filledShard(sh)
+			return nil
+		}
+	}
+	return nil
+}
+
+// filledShard wakes who waits.
+func (k *keys) filledShard(sh *shards.Shard) {
+	k.indexMu.Lock()
+	defer k.indexMu.Unlock()
+	k.filled[sh.ID()].Store(true)
+	whole := true
+	for i := range k.filled {
+		whole = whole && k.filled[i].Load()
+	}
+	k.whole.Store(whole)
+	close(k.progress)
+	k.progress = make(chan struct{})
+}
+
+// oldKey is a key that may be forgotten.
+type oldKey struct {
+	claim
+	record string
+}
+
 // prune forgets the keys of payments that were made and settled before the time
 // given.
 func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) error {
-	var t, key string // how far the table has been read
+	var t, record, key string // how far the table has been read
 	for {
 		n := 0
-		var old []claim
+		var old []oldKey
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			rows, err := tx.Query(`SELECT k.tenant, k.key, max(k.created_at, coalesce(p.settled_at, 0)) < ? AND coalesce(p.sync, 'settled') = 'settled'
+			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, coalesce(max(p.created_at, p.settled_at) < ?, p.id IS NULL)
 				FROM idempotency_keys k LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
-				WHERE (k.tenant, k.key) > (?, ?) ORDER BY k.tenant, k.key LIMIT ?`, before.UnixMilli(), t, key, fillBatch)
+				WHERE (k.tenant, k.record) > (?, ?) ORDER BY k.tenant, k.record LIMIT ?`, before.UnixMilli(), t, record, fillBatch)
 			if err != nil {
 				return err
 			}
 			defer rows.Close()
 			for rows.Next() {
 				var due bool
-				if err := rows.Scan(&t, &key, &due); err != nil {
+				if err := rows.Scan(&t, &record, &key, &due); err != nil {
 					return err
 				}
 				if n++; due {
-					old = append(old, claim{tenants.ID(t), IdempotencyKey(key)})
+					old = append(old, oldKey{claim{tenants.ID(t), IdempotencyKey(key)}, record})
 				}
 			}
 			return rows.Err()
@@ -248,24 +345,24 @@ func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) er
 }
 
 // forget deletes keys. One that a request holds at this moment waits for the next round.
-func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []claim) error {
-	old = slices.DeleteFunc(old, func(c claim) bool {
-		_, taken := k.claims.LoadOrStore(c, struct{}{})
+func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []oldKey) error {
+	old = slices.DeleteFunc(old, func(o oldKey) bool {
+		_, taken := k.claims.LoadOrStore(o.claim, struct{}{})
 		return taken
 	})
 	err := sh.Update(ctx, func(tx *shards.Tx) error {
-		for _, c := range old {
-			if _, err := tx.Exec(`DELETE FROM idempotency_keys WHERE tenant = ? AND key = ?`, string(c.tenant), string(c.key)); err != nil {
+		for _, o := range old {
+			if _, err := tx.Exec(`DELETE FROM idempotency_keys WHERE tenant = ? AND record = ?`, string(o.tenant), o.record); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, c := range old {
+	for _, o := range old {
 		if err == nil {
-			k.remove(c.tenant, c.key)
+			k.remove(o.tenant, o.key)
 		}
-		k.claims.Delete(c)
+		k.claims.Delete(o.claim)
 	}
 	return err
 }
@@ -283,7 +380,9 @@ func (k *keys) upstreamHash(t tenants.ID, key IdempotencyKey) string {
 // fingerprintOf is a keyed hash over the meaning of a request: its kind and
 // members in a fixed order, whatever the spelling of the body was.
 func (k *keys) fingerprintOf(kind string, t tenants.ID, p *NewPayment) []byte {
-	m := k.fingerprint()
+	m := k.fingerprint.Get().(hash.Hash)
+	defer k.fingerprint.Put(m)
+	m.Reset()
 	var n [8]byte
 	text := func(ss ...string) {
 		for _, s := range ss {

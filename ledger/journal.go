@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"hash"
 	"math"
-	"strings"
 	"sync"
 	"time"
 
@@ -100,6 +99,7 @@ type head struct {
 type journal struct {
 	epoch uint64
 	chain *chain
+	tail  tail
 
 	headMu     sync.Mutex // guards the rest
 	head       head       // the last durable row
@@ -149,20 +149,9 @@ func (c *chain) link(prev []byte, e *Event) []byte {
 	return c.mac.Sum(nil)[:macSize]
 }
 
-// journalChunks are the row counts of the INSERT statements in use, largest
-// first: few distinct texts, so that all stay prepared.
-var journalChunks = [...]int{64, 8, 1}
+var insertJournal = newInsert(`INSERT OR FAIL INTO journal (seq, id, tenant, type, subject, slot, epoch, occurred_at, data, mac)`, `(?,?,?,?,?,?,?,?,?,?)`)
 
-var journalInserts = func() (m map[int]string) {
-	m = map[int]string{}
-	for _, n := range journalChunks {
-		m[n] = `INSERT INTO journal (seq, id, tenant, type, subject, slot, epoch, occurred_at, data, mac) VALUES ` +
-			strings.TrimSuffix(strings.Repeat(`(?,?,?,?,?,?,?,?,?,?),`, n), ",")
-	}
-	return m
-}()
-
-// write is the shard's BeforeCommit: it numbers, chains and stores the group's rows.
+// write is part of the shard's BeforeCommit: it numbers, chains and stores the group's rows.
 func (j *journal) write(tx *shards.Tx, events []*Event) error {
 	j.headMu.Lock()
 	defer j.headMu.Unlock()
@@ -179,31 +168,21 @@ func (j *journal) write(tx *shards.Tx, events []*Event) error {
 		e.mac = j.chain.link(j.next.mac, e)
 		j.next = head{e.Seq, e.mac}
 	}
-	args := make([]any, 0, 10*journalChunks[0])
-	for len(events) > 0 {
-		n := 1
-		for _, size := range journalChunks {
-			if len(events) >= size {
-				n = size
-				break
-			}
-		}
-		args = args[:0]
-		for _, e := range events[:n] {
-			args = append(args, int64(e.Seq), string(e.ID), string(e.Tenant), string(e.Type), e.Subject,
-				int64(e.Slot), int64(e.Epoch), e.OccurredAt.UnixMilli(), string(e.Data), e.mac)
-		}
-		if _, err := tx.Exec(journalInserts[n], args...); err != nil {
-			return fmt.Errorf("write the journal: %w", err)
-		}
-		events = events[n:]
+	err := insertJournal.exec(tx, len(events), func(args []any, i int) []any {
+		e := events[i]
+		return append(args, int64(e.Seq), string(e.ID), string(e.Tenant), string(e.Type), e.Subject,
+			int64(e.Slot), int64(e.Epoch), e.OccurredAt.UnixMilli(), string(e.Data), e.mac)
+	})
+	if err != nil {
+		return fmt.Errorf("write the journal: %w", err)
 	}
 	return nil
 }
 
-// committed is the shard's AfterCommit part: the group is durable. It reports
+// committed is part of the shard's AfterCommit: the group is durable. It reports
 // whether the file was opened anew since the group before.
-func (j *journal) committed() (reread bool) {
+func (j *journal) committed(events []*Event) (reread bool) {
+	j.tail.add(events)
 	j.headMu.Lock()
 	defer j.headMu.Unlock()
 	reread, j.reread = j.reread, false
@@ -232,7 +211,7 @@ func readHead(tx *shards.Tx) (h head, err error) {
 	return h, err
 }
 
-// readJournal calls fn with up to limit rows after seq, in order. fn must not keep e.
+// readJournal calls fn with up to limit rows after seq, in order, from the file.
 func readJournal(ctx context.Context, sh *shards.Shard, after uint64, limit int, fn func(e *Event) error) error {
 	return sh.View(ctx, func(tx *shards.Tx) error {
 		rows, err := tx.Query(`SELECT /* box */ seq, id, tenant, type, subject, slot, epoch, occurred_at, data, data_hash, mac

@@ -143,6 +143,9 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
+		if err := l.keys.fillShard(ctx, p.shard, fillAtOpen); err != nil {
+			l.log.Warn("idempotency keys not indexed yet", "shard", p.shard.ID(), "err", err) // Run goes on with it
+		}
 	case errors.Is(err, ErrJournal):
 		p.shard.Isolate(err)
 	default:

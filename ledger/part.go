@@ -41,15 +41,32 @@ func (l *Ledger) refresh(ctx context.Context, p *part) error {
 	})
 }
 
-// events returns the journal rows among what a group's closures attached.
-func events(attached []any) []*Event {
-	out := make([]*Event, 0, len(attached))
-	for _, a := range attached {
-		if e, ok := a.(*Event); ok {
-			out = append(out, e)
+// group is what the closures of one commit attached, sorted by what is to be done with it.
+type group struct {
+	events   []*Event      // journal rows, in the order of the closures
+	accepted []*acceptance // new payments
+	keyed    []*acceptance // those with an idempotency key
+	rich     []*acceptance // those with a description or metadata
+}
+
+func groupOf(attached []any) *group {
+	g := &group{events: make([]*Event, 0, len(attached))}
+	for _, v := range attached {
+		switch v := v.(type) {
+		case *Event:
+			g.events = append(g.events, v)
+		case *acceptance:
+			g.events = append(g.events, v.created)
+			g.accepted = append(g.accepted, v)
+			if v.key != "" {
+				g.keyed = append(g.keyed, v)
+			}
+			if v.extras.any {
+				g.rich = append(g.rich, v)
+			}
 		}
 	}
-	return out
+	return g
 }
 
 // beforeCommit runs in the writer's transaction, after the group's closures.
@@ -58,28 +75,35 @@ func (l *Ledger) beforeCommit(tx *shards.Tx, attached []any) error {
 	if !p.verified.Load() {
 		return fmt.Errorf("%w: its journal is not verified yet", shards.ErrUnavailable)
 	}
-	return p.journal.write(tx, events(attached))
+	g := groupOf(attached)
+	if err := g.write(tx); err != nil {
+		return err
+	}
+	return p.journal.write(tx, g.events)
 }
 
 // afterCommit runs in the writer when the group is durable, before its callers
 // are answered, and never beside another commit of the same shard.
 func (l *Ledger) afterCommit(sh *shards.Shard, attached []any) {
-	p, rows := l.parts[sh.ID()], events(attached)
+	p, g := l.parts[sh.ID()], groupOf(attached)
+	for _, a := range g.keyed {
+		l.keys.add(a.created.Tenant, a.key, a.payment.ID)
+	}
 	switch {
-	case !p.journal.committed() && !l.exposure.isDue(sh.ID()):
-		l.exposure.committed(sh.ID(), rows)
+	case !p.journal.committed(g.events) && !l.exposure.isDue(sh.ID()):
+		l.exposure.committed(sh.ID(), g.events)
 	case l.exposure.rebuild(context.Background(), sh) != nil:
-		l.exposure.committed(sh.ID(), rows)
+		l.exposure.committed(sh.ID(), g.events)
 		l.exposure.recountDue(sh.ID()) // the next group, or the relay's next look, tries again
 	default:
 		// What the file held was in doubt; now it is counted, this group included.
-		l.exposure.recounted(rows)
+		l.exposure.recounted(g.events)
 		l.exposure.settleDoubts(sh.ID(), sh.Generation())
 	}
-	if len(rows) == 0 {
+	if len(g.events) == 0 {
 		return
 	}
-	l.clock.wrote(rows[len(rows)-1].OccurredAt)
+	l.clock.wrote(g.events[len(g.events)-1].OccurredAt)
 	p.derive.wake()
 	l.publish.wake()
 }

@@ -14,9 +14,6 @@ import (
 	"tenderbox/upstream"
 )
 
-// errKeyExists says that the key's row was there already.
-var errKeyExists = errors.New("idempotency key exists")
-
 // Pay accepts a payment: when it returns without error, the payment is on the
 // disk and will be settled upstream exactly once. The same key and the same
 // request return the same payment, as it is now, with replayed true.
@@ -47,11 +44,6 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 		}
 	}
 	payment, err := l.accept(ctx, t, key, fingerprint, &p)
-	if errors.Is(err, errKeyExists) {
-		if p, found, ferr := l.known(ctx, t, key, fingerprint); found || ferr != nil {
-			return p, found && ferr == nil, ferr
-		}
-	}
 	if err != nil {
 		return Payment{}, false, unavailable(err)
 	}
@@ -73,6 +65,18 @@ func (l *Ledger) known(ctx context.Context, t tenants.ID, key IdempotencyKey, fi
 	return p, true, err
 }
 
+// acceptance is a payment on its way into a shard: what beforeCommit stores of
+// it, together with all others of the group, in one statement a table.
+type acceptance struct {
+	created     *Event
+	payment     *Payment
+	sealed      []byte // its source
+	kind        string // source or payment_method
+	extras      extras
+	key         IdempotencyKey // "": none
+	fingerprint []byte
+}
+
 // accept writes the payment, its key and its journal row in one transaction.
 func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, p *NewPayment) (Payment, error) {
 	tenant, err := l.tenants.Get(t)
@@ -92,62 +96,65 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	if err != nil {
 		return Payment{}, err
 	}
-	source, kind := p.Source, "source"
+	a := &acceptance{payment: &payment, kind: "source", key: key, fingerprint: fingerprint}
+	source := p.Source
 	if p.PaymentMethod != "" {
-		source, kind = p.PaymentMethod, "payment_method"
+		source, a.kind = p.PaymentMethod, "payment_method"
 	}
-	sealed := l.keyring.Seal(sourceRecord(t, payment.ID), []byte(source))
-	extras, err := encodeExtras(p)
-	if err != nil {
+	a.sealed = l.keyring.Seal(sourceRecord(t, payment.ID), []byte(source))
+	if a.extras, err = encodeExtras(p); err != nil {
 		held.release()
 		return Payment{}, err
 	}
-	created := l.paymentEvent(t, PaymentCreated, &payment, now)
-	created.reserved = true
-	var keyHash any
-	if key != "" {
-		keyHash = l.keys.upstreamHash(t, key)
-	}
+	a.created = l.paymentEvent(t, PaymentCreated, &payment, now)
+	a.created.reserved = true
 	generation := shard.Generation()
 
 	err = shard.Update(ctx, func(tx *shards.Tx) error {
-		if key != "" {
-			n, err := tx.Exec(`INSERT INTO idempotency_keys (tenant, key, fingerprint, record, created_at) VALUES (?,?,?,?,?)
-				ON CONFLICT DO NOTHING`, string(t), string(key), fingerprint, string(payment.ID), now.UnixMilli())
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				return errKeyExists
-			}
-		}
-		_, err := tx.Exec(`INSERT INTO payments (tenant, id, amount, currency, status, sync, user_id, source, key_hash, source_kind, has_extras, taken_offline, created_at)
-			VALUES (?,?,?,?,'pending','queued',?,?,?,?,?,?,?)`,
-			string(t), string(payment.ID), payment.Amount, payment.Currency, nullable(payment.UserID), sealed, keyHash, kind,
-			boolInt(extras.any), boolInt(payment.TakenOffline), now.UnixMilli())
-		if err != nil {
-			return err
-		}
-		if extras.any {
-			if _, err := tx.Exec(`INSERT INTO payment_extras (tenant, payment_id, description, metadata) VALUES (?,?,?,?)`,
-				string(t), string(payment.ID), nullable(payment.Description), extras.metadata); err != nil {
-				return err
-			}
-		}
-		tx.Attach(created)
+		tx.Attach(a)
 		return nil
 	})
-	unknown := errors.Is(err, shards.ErrUnknown)
-	if key != "" && (err == nil || unknown) {
-		l.keys.add(t, key, slot) // the index only says where to look
-	}
 	switch {
-	case unknown:
+	case errors.Is(err, shards.ErrUnknown):
+		if key != "" {
+			l.keys.add(t, key, payment.ID) // the row may be there: the index only says where to look
+		}
 		held.doubt(payment.ID, shard.ID(), generation)
 	case err != nil:
 		held.release()
 	}
 	return payment, err
+}
+
+var (
+	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, user_id, source, source_kind, has_extras, taken_offline, created_at)`,
+		`(?,?,?,?,'pending','queued',?,?,?,?,?,?)`)
+	insertKeys   = newInsert(`INSERT OR FAIL INTO idempotency_keys (tenant, record, key, fingerprint)`, `(?,?,?,?)`)
+	insertExtras = newInsert(`INSERT OR FAIL INTO payment_extras (tenant, payment_id, description, metadata)`, `(?,?,?,?)`)
+)
+
+// write stores the group's new payments.
+func (g *group) write(tx *shards.Tx) error {
+	err := insertPayments.exec(tx, len(g.accepted), func(args []any, i int) []any {
+		a := g.accepted[i]
+		p := a.payment
+		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, nullable(p.UserID), a.sealed, a.kind,
+			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli())
+	})
+	if err != nil {
+		return err
+	}
+	err = insertKeys.exec(tx, len(g.keyed), func(args []any, i int) []any {
+		a := g.keyed[i]
+		return append(args, string(a.created.Tenant), string(a.payment.ID), string(a.key), a.fingerprint)
+	})
+	if err != nil {
+		return err
+	}
+	return insertExtras.exec(tx, len(g.rich), func(args []any, i int) []any {
+		a := g.rich[i]
+		return append(args, string(a.created.Tenant), string(a.payment.ID), nullable(a.payment.Description), a.extras.metadata)
+	})
 }
 
 // slotFor routes a new payment: to its user, else to its key, else anywhere.

@@ -129,7 +129,7 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	}
 	to, n := jobs.Cursor{}, 0
 	var js []jobs.NewJob
-	err = readJournal(ctx, p.shard, cursor.Offset, relayBatch, func(e *Event) error {
+	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
 		js = append(js, jobsFor(e)...)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++
@@ -276,8 +276,8 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 			if room == 0 || p.shard.Err() != nil || next[i] >= p.journal.currentHead().seq {
 				continue
 			}
-			err := readJournal(ctx, p.shard, next[i], room, func(e *Event) error {
-				if e.Data == nil { // erased: the event is told without its data
+			err := l.follow(ctx, p, next[i], room, func(e *Event) error {
+				if e.Data == nil { // erased, hence read from the file and ours: it is told without its data
 					e.Data = []byte("null")
 				}
 				batch = append(batch, e)

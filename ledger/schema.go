@@ -29,7 +29,6 @@ CREATE TABLE payments (
 	order_id        TEXT,
 	user_id         TEXT,
 	source          BLOB,                       -- sealed; erased when the payment is final
-	key_hash        TEXT,                       -- keyed hash of the client's idempotency key, sent along upstream
 	source_kind     TEXT    NOT NULL CHECK (source_kind IN ('source', 'payment_method')),
 	has_extras      INTEGER NOT NULL DEFAULT 0,
 	taken_offline   INTEGER NOT NULL,
@@ -52,13 +51,15 @@ CREATE TABLE payment_extras (
 	PRIMARY KEY (tenant, payment_id)
 ) STRICT, WITHOUT ROWID;
 
+-- In the order of the records and not of the keys: rows are added at the end of
+-- a tenant's range, and a group of them costs a page instead of a page each.
+-- That a key is used once is held in memory: see keys.
 CREATE TABLE idempotency_keys (
 	tenant      TEXT    NOT NULL,
+	record      TEXT    NOT NULL,               -- id of what the request made
 	key         TEXT    NOT NULL,
 	fingerprint BLOB    NOT NULL,               -- keyed hash of the canonical request
-	record      TEXT    NOT NULL,               -- id of what the request made
-	created_at  INTEGER NOT NULL,
-	PRIMARY KEY (tenant, key)
+	PRIMARY KEY (tenant, record)
 ) STRICT, WITHOUT ROWID;
 
 -- One row an upstream key: the exact bytes that are sent under it, whenever.

@@ -134,14 +134,15 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 	s := &send{tenant: t, key: upstreamKey(id)}
 	var source, sealedBody, hash []byte
 	var kind, path string
-	var account, keyHash sql.NullString
+	var account, key sql.NullString
 	err := l.set.Shard(slot).View(ctx, func(tx *shards.Tx) (err error) {
 		s.payment, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), string(id)))
 		if err != nil {
 			return err
 		}
-		if err := tx.QueryRow(`SELECT source, source_kind, account, key_hash FROM payments WHERE tenant = ? AND id = ?`,
-			string(t), string(id)).Scan(&source, &kind, &account, &keyHash); err != nil {
+		if err := tx.QueryRow(`SELECT p.source, p.source_kind, p.account, k.key FROM payments p
+			LEFT JOIN idempotency_keys k ON k.tenant = p.tenant AND k.record = p.id WHERE p.tenant = ? AND p.id = ?`,
+			string(t), string(id)).Scan(&source, &kind, &account, &key); err != nil {
 			return err
 		}
 		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND payment_id = ? AND upstream_key = ?`,
@@ -171,7 +172,11 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 	if s.stored {
 		s.path, s.hash = path, hash
 	} else {
-		s.path, s.body = encodeSend(&s.payment, kind, s.token, keyHash.String)
+		keyHash := ""
+		if key.Valid {
+			keyHash = l.keys.upstreamHash(t, IdempotencyKey(key.String))
+		}
+		s.path, s.body = encodeSend(&s.payment, kind, s.token, keyHash)
 	}
 	sum := sha256.Sum256(s.body)
 	if s.stored && subtle.ConstantTimeCompare(sum[:], hash) != 1 {

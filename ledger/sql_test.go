@@ -15,7 +15,7 @@ import (
 // box as a whole (the relay, the counts at start, the audit).
 func TestEveryStatementNamesTheTenant(t *testing.T) {
 	isSQL := regexp.MustCompile(`^\s*(/\* box \*/\s*)?(SELECT|INSERT|UPDATE|DELETE)\b`)
-	byTenant := regexp.MustCompile(`(?s)\btenant = \?|INSERT INTO \w+ \((seq, id, )?tenant\b|\(tenant, key\) > \(\?, \?\)|k\.tenant|p\.tenant = \?`)
+	byTenant := regexp.MustCompile(`(?s)\btenant = \?|INSERT (OR FAIL )?INTO \w+ \((seq, id, )?tenant\b|\(tenant, record\) > \(\?, \?\)|k\.tenant|p\.tenant = \?`)
 	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)

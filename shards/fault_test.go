@@ -300,6 +300,27 @@ func TestSlowSync(t *testing.T) {
 	}
 }
 
+// Writers take turns, but a file whose disk hangs holds up no other.
+func TestHangingFileHoldsUpNobody(t *testing.T) {
+	o := options()
+	o.Files = 3
+	d, s, first := faulty(t, o)
+	inSync, release := make(chan struct{}), make(chan struct{})
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0000.db-wal", Times: 1, Do: func() { close(inSync); <-release }})
+	hung := make(chan error, 1)
+	go func() { hung <- put(first, "hangs", 1) }()
+	<-inSync
+	for _, sh := range s.All()[1:] {
+		if err := put(sh, "beside it", 1); err != nil {
+			t.Errorf("shard %d: %v", sh.ID(), err)
+		}
+	}
+	close(release)
+	if err := <-hung; err != nil {
+		t.Error(err)
+	}
+}
+
 // Any operation below SQLite may fail at any time: the model is that an acknowledged
 // write is there, a failed one is not, an unknown one either.
 func TestRandomFaults(t *testing.T) {

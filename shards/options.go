@@ -62,8 +62,9 @@ type Options struct {
 
 	// BeforeCommit runs once a group, inside its transaction, after all closures and
 	// before COMMIT, with what the successful closures attached, in order. An error or
-	// panic rolls the whole group back and is what all its callers get. It does not run
-	// if no closure changed or attached anything.
+	// panic rolls the whole group back and is what all its callers get; but if a row breaks
+	// a constraint, each closure runs again, with BeforeCommit, in a transaction of its own.
+	// It does not run if no closure changed or attached anything.
 	BeforeCommit func(tx *Tx, attached []any) error
 
 	// AfterCommit runs after a durable commit and before the callers are answered, on the

@@ -23,6 +23,7 @@ type Set struct {
 	shards   []*Shard
 	table    [SlotCount]int
 	stop     chan struct{}
+	turn     turn
 	reserve  *reserve
 	leftover []string // side files that Audit's reading made
 
@@ -81,7 +82,7 @@ func begin(dir string, o Options, create bool) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{})}
+	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{}), turn: newTurn()}
 	s.reserve = newReserve(s)
 	if create {
 		s.manifest, err = loadOrCreate(dir, o.Files)

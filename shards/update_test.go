@@ -247,6 +247,37 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// What one closure attached breaks the schema's rules: its neighbours do not fail with it.
+func TestAttachedRowFailsAlone(t *testing.T) {
+	o := options()
+	var after []any
+	o.BeforeCommit = func(tx *shards.Tx, attached []any) error {
+		for _, a := range attached {
+			if err := insert(a.(string), 1)(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	o.AfterCommit = func(_ *shards.Shard, attached []any) { after = append(after, attached...) }
+	_, sh := open(t, o)
+	attach := func(id string) func(tx *shards.Tx) error {
+		return func(tx *shards.Tx) error { tx.Attach(id); return nil }
+	}
+	errs := group(t, sh, attach("a"), attach("b"), attach("a"), attach("c"), func(*shards.Tx) error { return errOwn })
+	for i, want := range []bool{true, true, false, true, false} {
+		if (errs[i] == nil) != want {
+			t.Errorf("closure %d: %v", i, errs[i])
+		}
+	}
+	if !errors.Is(errs[4], errOwn) {
+		t.Errorf("a closure's own error became %v", errs[4])
+	}
+	if n := count(t, sh); n != 3 || !slices.Equal(after, []any{"a", "b", "c"}) {
+		t.Errorf("%d rows, AfterCommit got %v", n, after)
+	}
+}
+
 // What closures of one group saw of each other is void when the group fails.
 func TestErrorBasedOnUncommittedDataIsNotReported(t *testing.T) {
 	o := options()

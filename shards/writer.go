@@ -26,12 +26,14 @@ type writer struct {
 	attached []any
 	pause    time.Duration // before the next attempt to reopen
 	retry    *time.Timer
+	patience *time.Timer // for a turn
 	wal      walLevel
 }
 
 func newWriter(sh *Shard) *writer {
-	w := &writer{sh: sh, retry: time.NewTimer(time.Hour)}
+	w := &writer{sh: sh, retry: time.NewTimer(time.Hour), patience: time.NewTimer(time.Hour)}
 	w.retry.Stop()
+	w.patience.Stop()
 	return w
 }
 
@@ -64,6 +66,9 @@ func (w *writer) run() {
 // whose fsync the others wait for.
 func (w *writer) gather(first *op) {
 	w.batch = append(w.batch[:0], first)
+	if w.sh.set.turn.take(w.patience) {
+		defer w.sh.set.turn.give()
+	}
 	runtime.Gosched()
 	for len(w.batch) < w.sh.o.BatchMax {
 		select {
@@ -106,6 +111,12 @@ func (w *writer) group() {
 		w.answer(out.unavailable())
 		return
 	}
+	w.transact()
+}
+
+// transact runs the batch's closures in one transaction and answers.
+func (w *writer) transact() {
+	sh := w.sh
 	if err := w.c.run("BEGIN IMMEDIATE"); err != nil {
 		w.c.broken = err // whatever it was, without it nothing works
 		w.failed(err, false)
@@ -133,6 +144,10 @@ func (w *writer) group() {
 			w.failed(w.c.broken, false)
 			return
 		}
+		if isConstraint(err) && len(w.batch) > 1 {
+			w.oneByOne(err)
+			return
+		}
 		if err != nil {
 			w.failed(err, false)
 			return
@@ -150,6 +165,28 @@ func (w *writer) group() {
 		w.afterCommit()
 	}
 	w.answerEach()
+}
+
+// oneByOne runs each closure again in a transaction of its own: something that one of
+// them attached breaks a rule of the schema, and the others must not fail with it.
+func (w *writer) oneByOne(cause error) {
+	if err := w.c.rollback(); err != nil {
+		w.c.broken = err
+		w.failed(cause, false)
+		return
+	}
+	all := w.batch
+	for i := range all {
+		clear(w.attached)
+		w.attached, w.batch = w.attached[:0], all[i:i+1]
+		if w.c == nil || w.sh.outage.Load() != nil { // the closure before broke the connection
+			w.batch = all[i:]
+			w.answer(w.outcome(false, cause))
+			break
+		}
+		w.transact()
+	}
+	w.batch = all
 }
 
 // closure runs one closure. Alone in its group it needs no savepoint: undoing the

@@ -8,7 +8,7 @@
 //
 // # Types
 //
-// [Store] is the open file. [Store.Update] waits for the disk, [Store.Submit] does not, [Store.View] reads one
+// [Store] is the open file. [Store.Update] waits for the disk, [Store.Start] and [Store.Submit] do not, [Store.View] reads one
 // snapshot. [CorruptError] names a damaged file and the way out. Package storetest opens stores for tests.
 //
 // # After a crash
@@ -191,7 +191,15 @@ func (s *Store) UpdateThen(ctx context.Context, fn func(tx *bbolt.Tx) error, the
 	}
 }
 
-// Submit is UpdateThen without the wait: fn rides in the next group, or goes by itself after a few milliseconds.
+// Start is UpdateThen without the wait: fn runs in the next group all the same. then, if not nil, is called exactly once, as UpdateThen
+// calls it; if the store refuses (ErrClosed, ErrOverloaded, …), from within Start.
+func (s *Store) Start(fn func(tx *bbolt.Tx) error, then func(error)) {
+	if err := s.enqueue(&op{fn: fn, then: then}); err != nil && then != nil {
+		then(err)
+	}
+}
+
+// Submit is Start without the hurry: fn rides in the next group, or goes by itself after a few milliseconds.
 // done, if not nil, is called exactly once, as UpdateThen calls then; if the store
 // refuses (ErrClosed, ErrOverloaded, …), from within Submit.
 func (s *Store) Submit(fn func(tx *bbolt.Tx) error, done func(error)) {

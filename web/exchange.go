@@ -47,15 +47,20 @@ func (x *exchange) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// refuse answers with a problem.
+// refuse answers with a problem before the body is read.
 func (x *exchange) refuse(p *Problem) {
+	if x.r.Body != nil && x.r.Body != http.NoBody {
+		// The rest of a body that nobody wants is not worth receiving.
+		x.Header()["Connection"] = closing
+	}
+	x.problem(p)
+}
+
+// problem answers with a problem.
+func (x *exchange) problem(p *Problem) {
 	h := x.Header()
 	p.setHeaders(h)
 	h["Content-Type"] = problemTypes
-	if x.r.Body != nil && x.r.Body != http.NoBody {
-		// The rest of a body that nobody wants is not worth receiving.
-		h["Connection"] = closing
-	}
 	x.WriteHeader(p.Status)
 	_ = json.MarshalWrite(x, p) // the client has gone; there is nobody to tell
 }

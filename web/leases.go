@@ -49,7 +49,7 @@ const (
 	// progressMax bytes of a progress: it is written each time, and told to everybody who watches.
 	progressMax = 4 << 10
 	// logTextMax bytes of one line.
-	logTextMax = 4 << 10
+	logTextMax = 2 << 10
 	// failTextMax bytes of an error are received; how many of them are kept the engine knows.
 	failTextMax = 64 << 10
 )

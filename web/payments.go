@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/julienschmidt/httprouter"
 
 	"tenderbox/ledger"
 )
@@ -39,8 +40,8 @@ type payInput struct {
 	Prefer         string `header:"Prefer" doc:"wait=N answers as soon as the outcome is known, within N seconds (at most 30)." example:"wait=5"`
 }
 
+// payOutput describes the answer.
 type payOutput struct {
-	Status   int
 	Location string `header:"Location"`
 	Replayed string `header:"Idempotent-Replayed" doc:"true: the key had been used for this request before."`
 	Applied  string `header:"Preference-Applied"`
@@ -72,7 +73,7 @@ type page[T any] struct {
 type paymentsOutput struct{ Body page[ledger.Payment] }
 
 func (s *Server) registerPayments() {
-	register(s, huma.Operation{
+	registerDirect[payInput, payOutput](s, huma.Operation{
 		OperationID: "create-payment", Method: http.MethodPost, Path: paymentsPath, Tags: []string{"payments"},
 		Summary:       "Take a payment",
 		Description:   "Answered 201, it is on the box's disk and will be settled upstream exactly once, whether or not the line is up now.",
@@ -89,37 +90,37 @@ func (s *Server) registerPayments() {
 	}, forTenant, s.payments)
 }
 
-func (s *Server) pay(ctx context.Context, in *payInput) (*payOutput, error) {
-	x := in.x
+func (s *Server) pay(x *exchange, _ httprouter.Params) error {
 	key, err := idempotencyKey(x.r.Header)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var body newPayment
 	if err := x.decode(&body); err != nil {
-		return nil, err
+		return err
 	}
-	t := x.caller.Tenant
+	ctx, t := x.r.Context(), x.caller.Tenant
 	p, replayed, err := s.ledger.Pay(ctx, t, key, ledger.NewPayment(body))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := &payOutput{Status: http.StatusCreated, Location: paymentsPath + "/" + string(p.ID), Body: p}
+	h := x.Header()
+	h["Location"] = []string{paymentsPath + "/" + string(p.ID)}
 	if replayed {
-		out.Replayed = "true"
+		h["Idempotent-Replayed"] = []string{"true"}
 	}
 	if wait := preferredWait(x.r.Header["Prefer"]); wait > 0 && !p.Status.Final() {
-		out.Applied = "wait=" + strconv.Itoa(int(wait/time.Second))
+		h["Preference-Applied"] = []string{"wait=" + strconv.Itoa(int(wait/time.Second))}
 		if done, ok := x.held.wait(&s.admission); ok {
 			defer done()
 			x.mayTake(wait)
 			// The payment is durable: if its outcome cannot be read now, what is known already is the answer.
 			if settled, err := s.ledger.Await(ctx, t, p.ID, wait); err == nil {
-				out.Body = settled
+				p = settled
 			}
 		}
 	}
-	return out, nil
+	return x.answer(http.StatusCreated, &p)
 }
 
 // idempotencyKey reads the header: absent, or exactly one value that is a key.

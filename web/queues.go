@@ -178,6 +178,17 @@ func (s *Server) registerQueues() {
 // boxQueue is what only the box may do with a queue that ships with it.
 type boxQueue struct{ readOnly, internal bool }
 
+// boxQueuesOf reads them once: which queues ship does not change while the box runs.
+func boxQueuesOf(book QueueBook) map[string]boxQueue {
+	own := map[string]boxQueue{}
+	for _, q := range book.Queues("") {
+		if q.Tenant == "" && (q.ReadOnly || q.Internal) {
+			own[q.Name] = boxQueue{q.ReadOnly, q.Internal}
+		}
+	}
+	return own
+}
+
 // act is what somebody wants with a queue.
 type act int
 

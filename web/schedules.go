@@ -109,9 +109,12 @@ func (s *Server) listSchedules(_ context.Context, in *queueInput) (*schedulesOut
 		return nil, err
 	}
 	t := in.x.caller.Tenant
+	if _, err := s.jobs.Queue(string(t), in.Queue); err != nil { // no schedules are no answer about a queue that there is not
+		return nil, s.queueError(t, in.Queue, err)
+	}
 	all, err := s.jobs.Schedules(string(t), in.Queue)
 	if err != nil {
-		return nil, s.queueError(t, in.Queue, err)
+		return nil, err
 	}
 	out := &schedulesOutput{}
 	out.Body.Data = make([]scheduleView, len(all))
@@ -168,6 +171,9 @@ func (f *newSchedule) read(tenant, queue, id string) (w jobs.Schedule, err error
 	if f.EveryMS != nil {
 		if w.Every, err = milliseconds("every_ms", *f.EveryMS, time.Second.Milliseconds(), spanMax); err != nil {
 			return w, err
+		}
+		if w.Every%time.Second != 0 {
+			return w, memberRange("every_ms", "must be whole seconds")
 		}
 	}
 	if (f.Cron == "") == (f.EveryMS == nil) {

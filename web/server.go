@@ -80,6 +80,7 @@ type Server struct {
 	origins   *origins
 	router    *httprouter.Router
 	api       huma.API
+	adapter   *adapter
 	admission admission
 	metrics   *metrics
 	none      *route    // of requests that match no route
@@ -106,14 +107,6 @@ func New(o Options) (*Server, error) {
 	if err := errors.Join(errHosts, errOrigins); err != nil {
 		return nil, err
 	}
-	s.boxQueues = map[string]boxQueue{}
-	if s.jobs != nil {
-		for _, q := range s.jobs.Queues("") {
-			if q.Tenant == "" && (q.ReadOnly || q.Internal) {
-				s.boxQueues[q.Name] = boxQueue{q.ReadOnly, q.Internal}
-			}
-		}
-	}
 	s.leaving, s.leave = context.WithCancel(context.Background())
 	s.bodies.New = func() any { b := make([]byte, bodyMax+1); return &b }
 	s.cursorKey = o.Tenants.Subkey("list cursor")
@@ -128,12 +121,14 @@ func New(o Options) (*Server, error) {
 		NotFound:         http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).refuse(errNotFound) }),
 		MethodNotAllowed: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).refuse(errMethod) }),
 	}
-	s.api = humahttprouter.New(s.router, apiConfig(o.Version))
+	s.adapter = &adapter{Adapter: humahttprouter.New(s.router, apiConfig(o.Version)).Adapter(), router: s.router}
+	s.api = huma.NewAPI(apiConfig(o.Version), s.adapter)
 	s.registerPayments()
 	s.registerReports()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {
+		s.boxQueues = boxQueuesOf(s.jobs)
 		s.registerQueues()
 		s.registerJobs()
 		s.registerLeases()
@@ -247,27 +242,14 @@ type input[T any] interface {
 
 // register adds a route. fn's errors become problems.
 func register[I, O any, P input[I]](s *Server, op huma.Operation, who access, fn func(context.Context, *I) (*O, error)) {
-	rt := s.metrics.route(op.Method + " " + op.Path)
-	hasBody := op.Method == http.MethodPost || op.Method == http.MethodPut || op.Method == http.MethodPatch
-	params := parametersOf[I]()
+	enter := s.entrance(&op, who, parametersOf[I]())
 	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		x := exchangeOf(ctx)
-		x.route, x.hasBody = rt, hasBody
 		delete(x.r.Header, "Accept") // JSON is what there is; nothing is negotiated
-		err := s.authenticate(x, who)
-		if err == nil {
-			err = params.check(x.r.URL.RawQuery)
+		if enter(x) {
+			next(ctx)
 		}
-		if err != nil {
-			x.refuse(s.fail(x, err))
-			return
-		}
-		next(ctx)
 	}}
-	if who != public {
-		op.Security = []map[string][]string{{securityBearer: {}}, {securityBasic: {}}}
-	}
-	op.SkipValidateBody = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := fn(ctx, in)
 		if err != nil {
@@ -278,6 +260,27 @@ func register[I, O any, P input[I]](s *Server, op huma.Operation, who access, fn
 		}
 		return out, nil
 	})
+}
+
+// entrance completes an operation, and returns what each request to it passes first; false: it was refused.
+func (s *Server) entrance(op *huma.Operation, who access, params parameters) func(x *exchange) bool {
+	if who != public {
+		op.Security = []map[string][]string{{securityBearer: {}}, {securityBasic: {}}}
+	}
+	op.SkipValidateBody = true
+	rt := s.metrics.route(op.Method + " " + op.Path)
+	hasBody := op.Method == http.MethodPost || op.Method == http.MethodPut || op.Method == http.MethodPatch
+	return func(x *exchange) bool {
+		x.route, x.hasBody = rt, hasBody
+		err := s.authenticate(x, who)
+		if err == nil {
+			err = params.check(x.r.URL.RawQuery)
+		}
+		if err != nil {
+			x.refuse(s.fail(x, err))
+		}
+		return err == nil
+	}
 }
 
 // authenticate says who is calling, and takes a place in the tenant's share.

@@ -160,3 +160,55 @@ func TestEventsReachTheirTenant(t *testing.T) {
 		}
 	}
 }
+
+// A job that fails for good is told to its tenant as an event, and the telling is not told.
+func TestFailedJobBecomesAnEvent(t *testing.T) {
+	r := startApp(t, Config{NATSListen: "127.0.0.1:0"})
+	<-r.events.tried
+	b, _, _ := r.events.current()
+	if b == nil {
+		t.Fatal("the event stream did not open")
+	}
+	c, err := nats.Connect("nats://"+b.Addr(), nats.UserInfo("default", r.FirstKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	events, err := c.SubscribeSync("evt.default.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var added struct {
+		ID string `json:"id"`
+	}
+	var leased struct {
+		Jobs []struct {
+			LeaseToken string `json:"lease_token"`
+		} `json:"jobs"`
+	}
+	ask := func(path string, in, out any) {
+		t.Helper()
+		if err := r.client().do(t.Context(), http.MethodPost, queuesPath+"/email/"+path, in, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("jobs", map[string]any{"name": "send-email", "opts": map[string]any{"attempts": 1}}, &added)
+	ask("lease", map[string]any{}, &leased)
+	ask("jobs/"+added.ID+"/fail", map[string]any{"lease_token": leased.Jobs[0].LeaseToken, "error": "550 no such mailbox"}, nil)
+	m, err := events.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"type":"job.failed"`, `"subject":"` + added.ID + `"`,
+		`"data":{"queue":"email","job_id":"` + added.ID + `","name":"send-email","attempts":1,"error":"550 no such mailbox"}`} {
+		if !strings.Contains(string(m.Data), part) {
+			t.Errorf("the event lacks %s: %s", part, m.Data)
+		}
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -76,6 +76,18 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"settled": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.settled(args[0]) }),
 	// alarm CODE: the box's status holds that alarm.
 	"alarm": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.alarm(args[0]) }),
+	// ask [-operator] [-as TENANT] METHOD PATH [BODY]: a request as curl would make it; the status and the answer go to
+	// standard output. Without -operator with the first tenant's key.
+	"ask": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.ask(ts, args) }),
+	// take VAR MEMBER: sets VAR to a member of the last answer, such as jobs.0.id.
+	"take": command(func(s *stage, ts *testscript.TestScript, args []string) error {
+		value, err := memberOf(s.answer, args[1])
+		ts.Setenv(args[0], value)
+		return err
+	}),
+	// lease-and-term QUEUE: waits for a job of QUEUE, and sends SIGTERM meanwhile; the box must answer that there is none, and
+	// leave with status 0.
+	"lease-and-term": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.leaseAndTerm(args[0]) }),
 	// flip FILE TEXT: changes one byte of each place where FILE holds TEXT, as a bad disk does.
 	"flip": command(func(_ *stage, ts *testscript.TestScript, args []string) error {
 		return flip(ts.MkAbs(args[0]), args[1])

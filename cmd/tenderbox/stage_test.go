@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +32,7 @@ type stage struct {
 	log      string           // the box's log, over all its lives
 	taken    []ledger.Payment // payments of pay, by number; each was answered
 	answered []ledger.Payment // answered payments of pay-and-term
+	answer   any              // the last answer to ask
 
 	processor *simulator.Simulator
 	upstream  string // its URL
@@ -186,6 +189,114 @@ func (s *stage) as(secretFile string) (*box, error) {
 		b.client.Transport = &http.Transport{MaxIdleConnsPerHost: 64} // more than any script has clients
 	}
 	return b, err
+}
+
+// ask makes one request and shows what was answered.
+func (s *stage) ask(ts *testscript.TestScript, args []string) error {
+	secret := defaultKeyFile
+	header := http.Header{}
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		switch args[0] {
+		case "-operator":
+			secret = operatorTokenFile
+		case "-as":
+			header.Set("X-Tenant-ID", args[1])
+			args = args[1:]
+		}
+		args = args[1:]
+	}
+	b, err := s.as(secret)
+	if err != nil {
+		return err
+	}
+	var body io.Reader
+	if len(args) > 2 {
+		body = strings.NewReader(args[2])
+		header.Set("Content-Type", "application/json")
+	}
+	r, err := http.NewRequest(args[0], b.url+args[1], body)
+	if err != nil {
+		return err
+	}
+	r.Header = header
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	a, err := b.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	content, err := io.ReadAll(a.Body)
+	if err != nil {
+		return err
+	}
+	s.answer = nil
+	_ = json.Unmarshal(content, &s.answer) // an answer without a body has no members to take
+	_, err = fmt.Fprintf(ts.Stdout(), "%d %s\n", a.StatusCode, content)
+	return err
+}
+
+// memberOf finds a member such as jobs.0.id.
+func memberOf(answer any, path string) (string, error) {
+	for name := range strings.SplitSeq(path, ".") {
+		switch v := answer.(type) {
+		case map[string]any:
+			answer = v[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i >= len(v) {
+				return "", fmt.Errorf("no %s in the answer", path)
+			}
+			answer = v[i]
+		}
+	}
+	if answer == nil {
+		return "", fmt.Errorf("no %s in the answer", path)
+	}
+	return fmt.Sprint(answer), nil
+}
+
+func (s *stage) leaseAndTerm(queue string) error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	var got struct {
+		Jobs []json.RawMessage `json:"jobs"`
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- b.do(context.Background(), http.MethodPost, queuesPath+"/"+queue+"/lease", map[string]any{"wait_ms": 60_000}, &got)
+	}()
+	operator, err := s.as(operatorTokenFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for waits := false; !waits; {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, operator.url+"/metrics", nil)
+		if err != nil {
+			return err
+		}
+		r.Header.Set("Authorization", "Bearer "+operator.token)
+		a, err := operator.client.Do(r)
+		if err != nil {
+			return err
+		}
+		content, err := io.ReadAll(a.Body)
+		if err := errors.Join(err, a.Body.Close()); err != nil {
+			return err
+		}
+		waits = strings.Contains(string(content), "\ntenderbox_http_waiting 1\n")
+	}
+	// A request that is cut at the end of the drain is answered otherwise, or not at all.
+	if err := errors.Join(s.term(), <-ended); err != nil {
+		return err
+	}
+	if len(got.Jobs) != 0 || got.Jobs == nil {
+		return fmt.Errorf("answered %s", got.Jobs)
+	}
+	return nil
 }
 
 func (s *stage) until(state string) error {

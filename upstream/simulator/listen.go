@@ -26,10 +26,16 @@ func (s *Simulator) Start(address string) (url string, err error) {
 	case s.server != nil:
 		return "", errors.New("simulator: already started")
 	}
-	l, err := net.Listen("tcp", address)
+	bound, release, err := holdPort(address)
 	if err != nil {
 		return "", fmt.Errorf("simulator: %w", err)
 	}
+	l, err := net.Listen("tcp", bound)
+	if err != nil {
+		release()
+		return "", fmt.Errorf("simulator: %w", err)
+	}
+	s.release = release
 	s.address = l.Addr().String()
 	s.serve(l)
 	return "http://" + s.address, nil
@@ -65,13 +71,7 @@ func (s *Simulator) Cut(cut bool) error {
 		return nil
 	}
 	if cut {
-		err := s.server.Close()
-		if s.release == nil { // a bound socket cannot be had beside a listening one, but the other way round
-			var held error
-			s.release, held = holdPort(s.address)
-			err = errors.Join(err, held)
-		}
-		return err
+		return s.server.Close()
 	}
 	l, err := net.Listen("tcp", s.address)
 	if err != nil {

@@ -66,7 +66,7 @@ type Simulator struct {
 	server   *http.Server
 	serving  sync.WaitGroup
 	address  string // of the listener, kept over cuts
-	release  func() // gives the port back, once it was held over a cut
+	release  func() // gives the port back, which is held from Start on
 	isClosed bool
 
 	mu      sync.Mutex // guards what follows; a leaf

@@ -1,0 +1,61 @@
+package ledger
+
+import (
+	"context"
+	"sync"
+)
+
+// tailMax is how many of a journal's last rows stay in memory: what the relays
+// are behind by under full load, some 800 bytes a row. Who is further behind
+// reads the file.
+const tailMax = 1024
+
+// tail keeps the last durable rows of a journal, so that the relays need not
+// read back what was written a moment ago. Its rows follow each other without a gap.
+type tail struct {
+	mu   sync.Mutex // guards rows
+	rows []*Event   // up to 2·tailMax, so that dropping old ones is rare
+}
+
+// add appends the rows of a durable group. After a gap, as when a commit's outcome
+// was unknown, the tail begins anew.
+func (t *tail) add(events []*Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.rows); n > 0 && len(events) > 0 && events[0].Seq != t.rows[n-1].Seq+1 {
+		clear(t.rows)
+		t.rows = t.rows[:0]
+	}
+	t.rows = append(t.rows, events...)
+	if drop := len(t.rows) - tailMax; drop >= tailMax {
+		n := copy(t.rows, t.rows[drop:])
+		clear(t.rows[n:])
+		t.rows = t.rows[:n]
+	}
+}
+
+// after returns up to limit rows that follow seq; known is false if the tail does not reach back to it.
+func (t *tail) after(seq uint64, limit int) (rows []*Event, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.rows) == 0 || seq+1 < t.rows[0].Seq || seq > t.rows[len(t.rows)-1].Seq {
+		return nil, false
+	}
+	from := int(seq + 1 - t.rows[0].Seq)
+	return append(rows, t.rows[from:min(len(t.rows), from+limit)]...), true
+}
+
+// follow calls fn with up to limit rows of p's journal after seq, in order, from
+// memory or from the file. fn must not change e.
+func (l *Ledger) follow(ctx context.Context, p *part, seq uint64, limit int, fn func(e *Event) error) error {
+	rows, known := p.journal.tail.after(seq, limit)
+	if !known {
+		return readJournal(ctx, p.shard, seq, limit, fn)
+	}
+	for _, e := range rows {
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
