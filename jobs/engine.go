@@ -163,6 +163,7 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jobs: %w", err)
 	}
+	st.Trim() // the census read all of it
 	if !c.delays() {
 		last = time.Time{} // nothing depends on how far it had come
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -26,9 +27,15 @@ const (
 	// allocBytes is how much a file grows at a time; each growth costs an fsync of its own.
 	allocBytes = 4 << 20
 
-	// freelistPagesMax free pages are listed in each commit (8 bytes each); a longer list is left out and rebuilt
-	// by the next Open, so that a file drained of a million records does not write a megabyte a commit.
-	freelistPagesMax = 8192
+	// freelistPagesMax free pages are listed in each commit, what fits into one page (8 bytes each). A longer list is left out and rebuilt by the
+	// next Open: a file that was drained of a million records would write the whole list with each commit, and that costs a third of
+	// the throughput at a few thousand entries already.
+	freelistPagesMax = 500
+
+	// A file larger than trimAbove lets go of its resident pages every trimEvery while it is written. They stay in the machine's page cache; but a
+	// box with a million records must not look (to a memory limit, to a person) as if it needed them all.
+	trimAbove = 64 << 20
+	trimEvery = time.Second
 
 	lockPoll  = 10 * time.Millisecond
 	openTries = 16 // times that the file may be replaced under our hands before we give up
@@ -219,6 +226,18 @@ func (f *file) close() error {
 func (f *file) tuneFreelist() {
 	st := f.db.Stats()
 	f.db.NoFreelistSync = st.FreePageN+st.PendingPageN > freelistPagesMax
+}
+
+// trim takes the file's pages out of the process's resident memory. Whoever reads one gets it back from the page cache.
+func (f *file) trim() {
+	tx, err := f.beginRead() // holds the mapping where it is
+	if err != nil {
+		return
+	}
+	defer func() { _ = tx.Rollback() }()
+	if size := tx.Size(); size > trimAbove {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, f.db.Info().Data, uintptr(size), unix.MADV_DONTNEED)
+	}
 }
 
 func isPanic(err error) bool {

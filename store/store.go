@@ -246,6 +246,10 @@ func (s *Store) Backup(w io.Writer) (int64, error) {
 	return n, nil
 }
 
+// Trim takes a large file's pages out of resident memory, as after a pass over all of it. It happens by itself now and then while
+// the file is written.
+func (s *Store) Trim() { s.file.Load().trim() }
+
 // Check verifies the structure of the open file: each page used once or free, keys in order.
 func (s *Store) Check() error {
 	return s.View(func(tx *bbolt.Tx) error { return s.file.Load().checkTx(tx) })

@@ -32,6 +32,7 @@ func (s *Store) write() {
 	var ops []*op
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	trimmed := time.Now()
 	for rescueWait := rescueWaitMin; ; {
 		var wait time.Duration
 		var closed bool
@@ -42,6 +43,10 @@ func (s *Store) write() {
 		case len(ops) > 0:
 			s.commitAll(ops)
 			rescueWait = rescueWaitMin
+			if now := time.Now(); now.Sub(trimmed) > trimEvery {
+				trimmed = now
+				s.Trim()
+			}
 		case closed:
 			return
 		case errors.Is(broken, ErrUnavailable):
