@@ -1,19 +1,22 @@
-// Package torture kills a real box again and again while clients pay and the processor misbehaves, and then counts
-// the money.
+// Package torture kills a real box again and again while clients pay and the processor misbehaves, or while producers add jobs and
+// workers take them, and then counts the money and the jobs.
 //
 // # Promise
 //
-// A round that ends without findings has shown, for everything that its clients did, that no acknowledged payment is
+// A round of payments that ends without findings has shown, for everything that its clients did, that no acknowledged payment is
 // missing or changed, none took effect twice, nothing took effect without a payment, keys replay to the same
-// payment, sums agree per currency, and `tenderbox check` is clean (RELIABILITY.md, INV-1 and 3 to 10). A round in
+// payment, sums agree per currency, and `tenderbox check` is clean (RELIABILITY.md, INV-1 and 3 to 10). A round of jobs has shown
+// that every acknowledged job ran, that none that was acknowledged as done ran again, that no job was given to two workers under
+// live leases, that leases outlived the deaths, and that the check is clean. A round in
 // which some fault never fired, or no kill hit, fails too: it has shown nothing.
 //
 // # Main types
 //
-// Run plays one round from a seed: clients (client.go), the killer (killer.go), the weather at the processor
-// (weather.go). They write Evidence, kept outside the box: each request and answer as the client saw it, each request
-// and effect as the processor saw it, the box's last word. Judge reads nothing but Evidence, and its tests plant
-// one defect after the other to see it caught.
+// Run plays one round of payments from a seed: clients (client.go), the killer (killer.go), the weather at the processor
+// (weather.go). RunJobs plays one of jobs: producers and workers in the harness speak HTTP (jobclient.go), and so many jobs are kept in
+// flight while the killer is at it. They write Evidence and JobEvidence, kept outside the box: each request and answer as the client
+// saw it, each request and effect as the processor saw it, the box's last word. Judge and JudgeJobs read nothing but evidence, and their tests plant
+// one defect after the other to see it caught; a toy box with bugs of its own shows that the rounds catch them too.
 //
 // # After a crash
 //
@@ -24,7 +27,9 @@
 //
 // A seed repeats the decisions, not the timing. kill -9 does not lose what the kernel holds: a missing fsync is
 // invisible here (RELIABILITY.md, rule 5). A 500 that the processor stores under a key is replayed for ever; payments
-// that met one may stay in doubt, and are told apart by what the processor was seen to answer.
+// that met one may stay in doubt, and are told apart by what the processor was seen to answer. A job that nobody knows whether it
+// was stored may run once or not at all. Long polls hide when a lease was given: of two leases of a job whose times overlap, the
+// attempts' numbers say which came later.
 package torture
 
 import (
