@@ -65,7 +65,7 @@ type Options struct {
 	// pure function: it may be called more than once. Its jobs must be valid; others are dropped and logged.
 	Failed func(Job) []NewJob
 
-	steady func() time.Duration // for tests: the clock that does not jump
+	steady func() time.Duration // for tests: the clock that does not jump. Whoever turns it calls tick, too
 }
 
 func (o Options) validate() error {
@@ -174,7 +174,11 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	e.startsWait.init(!clean && !fresh)
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stop, e.done = cancel, ctx.Done()
-	go e.schedule(ctx)
+	if o.steady == nil {
+		go e.schedule(ctx)
+	} else {
+		close(e.scheduled)
+	}
 	return e, nil
 }
 

@@ -332,7 +332,7 @@ func TestALeaseIsReleasedIfItCannotBeWritten(t *testing.T) {
 		if _, err := e.Complete(t.Context(), ref(b), nil); !errors.Is(err, store.ErrFull) {
 			t.Errorf("%v", err)
 		}
-		time.Sleep(10 * time.Second) // the first lease runs out, and that cannot be written either
+		time.Sleep(9500 * time.Millisecond) // the first lease runs out, and that cannot be written either; it is tried each second
 		restore()
 		if j := get(t, e, "b"); j.State != jobs.Waiting || j.AttemptsMade != 0 {
 			t.Errorf("%+v", j)
