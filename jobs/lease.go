@@ -468,17 +468,22 @@ func (e *Engine) release(le *lease, again bool) {
 	e.forgetDeadline(le)
 	if again {
 		l.waiting++
-		if le.parking {
-			for v := range q.viewsOf(l) {
+	}
+	if le.parking {
+		for v := range q.viewsOf(l) {
+			if again {
 				v.free(l, le.key)
 			}
-			return
+			if !l.paused && l.restAt == 0 {
+				v.unblock(l) // it may have looked like one too many of the line's active jobs
+			}
 		}
+		return
+	}
+	if again {
 		q.free(l, le.key, le.job.Name)
 	}
-	if !le.parking {
-		q.gave(l)
-	}
+	q.gave(l)
 }
 
 // park moves a record that cannot be read out of the way, and says so.

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -320,8 +321,9 @@ func (l *lister) waiting(tx *bbolt.Tx, prefix []byte, n int) (found []spotted, f
 	var sources []source
 	b := tx.Bucket(bWaiting)
 	c := b.Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+orderBytes; {
-		if len(sources) == listPriorities {
+	looked := 0
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+orderBytes; looked++ {
+		if looked == listPriorities {
 			return nil, false
 		}
 		own := bytes.Clone(k[:len(prefix)+4])
@@ -361,10 +363,13 @@ func (l *lister) active(n int) (found []spotted, err error) {
 	}
 	for o, le := range q.lines[l.tenant].leases {
 		p := place{in: placeWaiting}
-		if p.priority, p.seq = orderOf(o[:]); !le.parking && (!l.begun || p.seq < be.Uint64(l.where[4:])) {
-			found = append(found, spotted{p, sequencePosition(p.seq)})
+		p.priority, p.seq = orderOf(o[:])
+		if le.parking || l.begun && p.seq >= be.Uint64(l.where[4:]) || len(found) == n && p.seq < found[n-1].place.seq {
+			continue
 		}
+		at, _ := slices.BinarySearchFunc(found, p.seq, func(s spotted, seq uint64) int { return cmp.Compare(seq, s.place.seq) })
+		found = slices.Insert(found, at, spotted{p, sequencePosition(p.seq)})
+		found = found[:min(len(found), n)]
 	}
-	slices.SortFunc(found, func(a, b spotted) int { return bytes.Compare(b.where[:], a.where[:]) })
-	return found[:min(len(found), n)], nil
+	return found, nil
 }

@@ -41,9 +41,10 @@ const (
 
 // statistics measure lines, and queues as a whole.
 type statistics struct {
-	mu    sync.Mutex    // guards what follows; nobody who holds it takes another lock
-	start time.Duration // slices are counted from here, by the clock that does not jump
-	lines map[lineName]*measure
+	mu     sync.Mutex    // guards what follows; nobody who holds it takes another lock
+	start  time.Duration // slices are counted from here, by the clock that does not jump
+	lines  map[lineName]*measure
+	looked int64 // the slice in which room was last looked for
 }
 
 type lineName struct {
@@ -60,7 +61,9 @@ type measure struct {
 
 type magnitude [magnitudes]uint32
 
-func (s *statistics) init(now time.Duration) { s.start, s.lines = now, map[lineName]*measure{} }
+func (s *statistics) init(now time.Duration) {
+	s.start, s.lines, s.looked = now, map[lineName]*measure{}, -1
+}
 
 // count notes that something happened, and for how long it took: from due to start for a start, from start to outcome for an outcome.
 // now is steady time.
@@ -104,6 +107,10 @@ func (m *measure) turn(slice int64) {
 
 // makeRoom forgets who has been quiet.
 func (s *statistics) makeRoom(slice int64) bool {
+	if s.looked == slice { // once a slice, for it takes a while
+		return false
+	}
+	s.looked = slice
 	room := false
 	for name, m := range s.lines {
 		if slice-m.slice > 2*rateSlices {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -130,4 +131,68 @@ func noopQueues() http.Handler {
 		_, _ = w.Write(answer)
 	})
 	return router
+}
+
+// BenchmarkQueuesWire is a box's queue with its file, over loopback TCP with 64 keep-alive connections, beside a handler that only decodes
+// and encodes: "add" is one durable job a request, "work" leases and completes a hundred at a time and counts jobs.
+func BenchmarkQueuesWire(b *testing.B) {
+	add := func(address, key string) []byte {
+		return []byte(fmt.Sprintf("POST /api/v1/queues/email/jobs HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1\r\nAuthorization: Bearer %s\r\n"+
+			"Content-Type: application/json\r\nContent-Length: %d\r\nAccept-Encoding: gzip\r\n\r\n%s", address, key, len(benchAdd), benchAdd))
+	}
+	b.Run("add", func(b *testing.B) {
+		js := newJobServer(b, nil)
+		address := js.start(nil)
+		benchRequests(b, address, add(address, js.shop))
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+	})
+	b.Run("add-floor", func(b *testing.B) {
+		js := newJobServer(b, nil)
+		address := js.start(func(s *http.Server) { s.Handler = noopQueues() })
+		benchRequests(b, address, add(address, js.shop))
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+	})
+	b.Run("work", func(b *testing.B) {
+		js := newJobServer(b, nil)
+		address := js.start(nil)
+		wishes := make([]jobs.NewJob, 10_000)
+		for left := b.N; left > 0; left -= len(wishes) {
+			wishes = wishes[:min(left, len(wishes))]
+			for i := range wishes {
+				wishes[i] = jobs.NewJob{Queue: "email", Tenant: "shop", Name: "send-receipt", Data: []byte(benchData)}
+			}
+			if _, err := js.engine.Enqueue(b.Context(), wishes...); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ResetTimer()
+		began := cpuTime(b)
+		var group sync.WaitGroup
+		for range 16 {
+			group.Go(func() {
+				w := &worker{url: "http://" + address, key: js.shop, queue: "email"}
+				for {
+					var leased struct{ Jobs []workerJob }
+					if err := w.post(b.Context(), "/lease", map[string]any{"max": 100, "worker": "bench"}, &leased); err != nil {
+						b.Error(err)
+						return
+					}
+					if len(leased.Jobs) == 0 {
+						return
+					}
+					done := make([]map[string]any, len(leased.Jobs))
+					for i, j := range leased.Jobs {
+						done[i] = map[string]any{"id": j.ID, "lease_token": j.LeaseToken}
+					}
+					if err := w.post(b.Context(), "/complete", map[string]any{"jobs": done}, nil); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
+		b.ReportMetric(float64((cpuTime(b)-began).Microseconds())/float64(b.N), "cpu-µs/op")
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+	})
 }

@@ -102,8 +102,12 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 func benchWire(b *testing.B, address, key string) {
-	request := []byte(fmt.Sprintf("POST /api/v1/payments HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
-		"Idempotency-Key: receipt-1001\r\nContent-Length: %d\r\nAccept-Encoding: gzip\r\n\r\n%s", address, key, len(benchBody), benchBody))
+	benchRequests(b, address, []byte(fmt.Sprintf("POST /api/v1/payments HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+		"Idempotency-Key: receipt-1001\r\nContent-Length: %d\r\nAccept-Encoding: gzip\r\n\r\n%s", address, key, len(benchBody), benchBody)))
+}
+
+// benchRequests sends one request again and again over 64 connections.
+func benchRequests(b *testing.B, address string, request []byte) {
 	b.ReportAllocs()
 	b.SetParallelism(32) // 64 connections on two cores
 	began := cpuTime(b)

@@ -10,13 +10,15 @@
 // # Types
 //
 // [New] makes the [Server], an http.Handler, from [Options]. [Problem] is the error form. What the server needs of the rest
-// of the box it declares itself: [Payments], [Box], [Queues].
+// of the box it declares itself: [Payments], [Box], [JobEngine] with its parts. [Server.Leave] begins a shutdown.
 //
 // # The road of a request
 //
 // Cheap refusals come first, so that a flood costs little: admission (503 before any work), header size, Host (421), origin
 // (403), target (404), route (404, 405), credential (401, 403), the tenant's share (429). Only then is the body read (413),
-// decoded strictly (400, 422) and given to the ledger. huma routes, documents and writes; decoding is ours, once.
+// decoded strictly (400, 422) and given to the ledger or the job engine. huma routes, documents and writes; decoding is ours, once.
+// Hot routes, and those that answer with jobs, whose data must come back byte for byte, are documented by huma and served without it.
+// What waits by intention (an outcome, a job, a stream's next event) gives its place up and is counted apart.
 //
 // # After a crash
 //

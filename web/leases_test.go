@@ -273,6 +273,17 @@ func TestStream(t *testing.T) {
 	if in, streams := js.admission.inFlight.Load(), js.admission.streams.Load(); in != 0 || streams != 1 {
 		t.Errorf("%d in flight, %d streams", in, streams)
 	}
+	all, _ := js.stream(t.Context(), address, operatorToken, "email")
+	js.add(js.bar, "email", `{"name":"bar's"}`)
+	js.add(js.shop, "email", `{"name":"shop's"}`)
+	for _, want := range []string{"bar", "shop"} {
+		if e := all(); e == nil || e["tenant"] != want || e["name"] != want+"'s" {
+			t.Errorf("the operator hears %v", e)
+		}
+	}
+	if e := next(); e == nil || e["tenant"] != nil || e["name"] != "shop's" {
+		t.Errorf("the tenant hears %v", e)
+	}
 	js.Leave()
 	if e := next(); e != nil {
 		t.Errorf("after leaving: %v", e)

@@ -73,13 +73,15 @@ func (rt *route) observe(status int, took time.Duration) {
 }
 
 // watch adds what is read from the rest of the box when somebody asks.
-func (m *metrics) watch(o *Options, a *admission) {
+func (m *metrics) watch(o *Options, a *admission, now func() time.Time) {
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenderbox_http_in_flight", Help: "Requests being worked on."},
 			func() float64 { return float64(a.inFlight.Load()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenderbox_http_waiting", Help: "Requests waiting for an outcome (Prefer: wait)."},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenderbox_http_waiting", Help: "Requests waiting for an outcome (Prefer: wait) or for a job (lease)."},
 			func() float64 { return float64(a.waiting.Load()) }),
-		&boxCollector{ledger: o.Ledger, jobs: o.Jobs, accounts: o.Accounts},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenderbox_http_streams", Help: "Event streams that are open."},
+			func() float64 { return float64(a.streams.Load()) }),
+		&boxCollector{ledger: o.Ledger, jobs: o.Jobs, accounts: o.Accounts, now: now},
 	)
 }
 
@@ -106,6 +108,7 @@ type boxCollector struct {
 	ledger   Ledger
 	jobs     JobEngine
 	accounts Accounts
+	now      func() time.Time
 }
 
 var (
@@ -116,7 +119,6 @@ var (
 	descShardCommits  = prometheus.NewDesc("tenderbox_shard_commits_total", "Group commits; each one fsync.", []string{"shard"}, nil)
 	descShardWrites   = prometheus.NewDesc("tenderbox_shard_writes_total", "Writes in them.", []string{"shard"}, nil)
 	descShardWAL      = prometheus.NewDesc("tenderbox_shard_wal_bytes", "Write-ahead log in use.", []string{"shard"}, nil)
-	descJobs          = prometheus.NewDesc("tenderbox_jobs", "Jobs by queue and state.", []string{"queue", "state"}, nil)
 	descLink          = prometheus.NewDesc("tenderbox_upstream_link", "1 for the state that the line to the account is in.", []string{"url", "account", "state"}, nil)
 	descBreaker       = prometheus.NewDesc("tenderbox_upstream_breaker", "1 for the state that the account's breaker is in.", []string{"url", "account", "state"}, nil)
 )
@@ -146,11 +148,7 @@ func (c *boxCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(descShardWAL, float64(sh.Stats.WALBytes), id)
 	}
 	if c.jobs != nil {
-		for _, q := range c.jobs.Stats() {
-			for state, n := range map[string]int{"waiting": q.Waiting, "delayed": q.Delayed, "active": q.Active, "completed": q.Completed, "failed": q.Failed} {
-				gauge(descJobs, float64(n), q.Queue, state)
-			}
-		}
+		collectQueues(c.jobs, c.now(), gauge)
 	}
 	if c.accounts != nil {
 		for _, a := range c.accounts.List() {

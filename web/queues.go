@@ -27,7 +27,6 @@ type QueueBook interface {
 
 // JobEngine is what the server asks of the job engine, noun by noun.
 type JobEngine interface {
-	Queues
 	QueueBook
 	JobBook
 	JobMoves

@@ -217,3 +217,25 @@ func TestQueuesAreDescribed(t *testing.T) {
 		t.Errorf("the stream is described as %v", stream)
 	}
 }
+
+// The metrics know the queues that ship by name, and those that tenants named together: no label is made up by a client.
+func TestQueueMetrics(t *testing.T) {
+	js := newJobServer(t, nil)
+	js.ask("PUT "+queuesAt+"canary", `{}`, "key", js.shop).is(201, "")
+	js.ask("PUT "+queuesAt+"canary", `{}`, "key", js.bar).is(201, "")
+	js.add(js.shop, "canary", `{"name":"canary-job"}`)
+	js.add(js.bar, "canary", `{"name":"canary-job"}`)
+	js.add(js.shop, "email", `{"name":"canary-job","opts":{"delay_ms":60000}}`)
+	js.ask("POST "+queuesAt+"email/pause", "", "key", operatorToken).is(200, "")
+	m := js.ask("GET /metrics", "", "key", operatorToken)
+	for _, want := range []string{`tenderbox_jobs{queue="own",state="waiting"} 2`, `tenderbox_jobs{queue="email",state="delayed"} 1`, `tenderbox_queue_paused{queue="email"} 1`,
+		`tenderbox_queue_paused{queue="payments"} 0`, `tenderbox_jobs_oldest_waiting_seconds{queue="email"} 0`, `tenderbox_jobs_per_second{queue="events",what="failed"} 0`,
+		`tenderbox_jobs_wait_seconds{quantile="0.99",queue="email"} 0`, `tenderbox_http_streams 0`} {
+		if !strings.Contains(m.body, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	if strings.Contains(m.body, "canary") || strings.Contains(m.body, "shop") {
+		t.Error("metrics name a tenant's queue, job or the tenant")
+	}
+}

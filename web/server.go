@@ -16,7 +16,6 @@ import (
 	"github.com/julienschmidt/httprouter"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tenderbox/jobs"
 	"tenderbox/ledger"
 	"tenderbox/tenants"
 	"tenderbox/upstream"
@@ -45,9 +44,6 @@ type Ledger interface {
 	Payments
 	Box
 }
-
-// Queues is what the metrics read of the job engine.
-type Queues interface{ Stats() []jobs.QueueStats }
 
 // Accounts is what the metrics read of the upstream accounts.
 type Accounts interface{ List() []*upstream.Account }
@@ -111,7 +107,7 @@ func New(o Options) (*Server, error) {
 	s.bodies.New = func() any { b := make([]byte, bodyMax+1); return &b }
 	s.cursorKey = o.Tenants.Subkey("list cursor")
 	s.metrics = newMetrics(o.Metrics)
-	s.metrics.watch(&o, &s.admission)
+	s.metrics.watch(&o, &s.admission, s.now)
 	s.none = s.metrics.route("none")
 
 	s.router = &httprouter.Router{

@@ -27,6 +27,7 @@ var errStreams = &Problem{Title: http.StatusText(http.StatusTooManyRequests), St
 type transitionView struct {
 	ID       string     `json:"id"`
 	Queue    string     `json:"queue"`
+	Tenant   *string    `json:"tenant,omitempty" doc:"Told to the operator."`
 	Name     string     `json:"name"`
 	State    jobs.State `json:"state"`
 	At       time.Time  `json:"at"`
@@ -38,15 +39,15 @@ type streamOutput struct{ Body transitionView }
 func (s *Server) registerStream() {
 	registerDirect[queueQuery, streamOutput](s, huma.Operation{
 		OperationID: "stream-jobs", Method: http.MethodGet, Path: queuePath + "/stream", Tags: []string{"queues"},
-		Summary: "Follow the tenant's jobs live (Server-Sent Events)",
+		Summary: "Follow a queue's jobs live (Server-Sent Events)",
 		Description: "One event `job` for each move of a job from now on; they are not kept, so a stream that is opened anew begins with now. A reader who is " +
-			"too slow gets an event `lost` and the end of the stream: read the lists anew.",
-	}, forTenant, s.streamJobs)
+			"too slow gets an event `lost` and the end of the stream: read the lists anew. The operator, naming no tenant, hears of all.",
+	}, forAnyone, s.streamJobs)
 	answer := s.api.OpenAPI().Paths[queuePath+"/stream"].Get.Responses["200"]
 	answer.Content = map[string]*huma.MediaType{"text/event-stream": answer.Content[jsonType]}
 }
 
-// streamJobs tells the moves of a tenant's jobs until the client goes, falls behind, or the server leaves.
+// streamJobs tells the moves of a tenant's jobs, or to the operator of all, until the client goes, falls behind, or the server leaves.
 func (s *Server) streamJobs(x *exchange, p httprouter.Params) error {
 	queue, t := p.ByName("queue"), x.caller.Tenant
 	if err := s.allow(x, queue, look); err != nil {
@@ -83,7 +84,7 @@ func (s *Server) streamJobs(x *exchange, p httprouter.Params) error {
 				}
 				return nil
 			}
-			b = append(appendTransition(append(b[:0], "event: job\ndata: "...), &m), "\n\n"...)
+			b = append(appendTransition(append(b[:0], "event: job\ndata: "...), &m, x.caller.Operator), "\n\n"...)
 		}
 		if out.write(b) != nil {
 			return nil
@@ -92,9 +93,12 @@ func (s *Server) streamJobs(x *exchange, p httprouter.Params) error {
 }
 
 // appendTransition writes a move in one line: no JSON value holds a line break, once its white space is gone.
-func appendTransition(b []byte, m *jobs.Transition) []byte {
+func appendTransition(b []byte, m *jobs.Transition, operator bool) []byte {
 	b = quoted(b, `{"id":`, m.ID)
 	b = quoted(b, `,"queue":`, m.Queue)
+	if operator {
+		b = quoted(b, `,"tenant":`, m.Tenant)
+	}
 	b = quoted(b, `,"name":`, m.Name)
 	b = quoted(b, `,"state":`, string(m.State))
 	b = stamp(b, `,"at":`, m.At)
