@@ -27,6 +27,7 @@ type jobsOptions struct {
 	rounds int
 	jobs   int
 	stored int
+	stock  string
 	only   string
 }
 
@@ -38,6 +39,7 @@ func benchJobs(ctx context.Context, args []string) error {
 	flags.IntVar(&o.rounds, "rounds", 5, "measurements of each kind, in turns")
 	flags.IntVar(&o.jobs, "jobs", 100_000, "jobs of one measurement")
 	flags.IntVar(&o.stored, "stored", 1_000_000, "jobs that are stored while others are measured; 10000000 takes minutes, 0 leaves that part out")
+	flags.StringVar(&o.stock, "stock", "", "one kind of stored jobs only: waiting/1, waiting/30, delayed/1 or delayed/30, by their tenants")
 	flags.StringVar(&o.only, "only", "", "one part only: go, http or stored")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 )
@@ -24,6 +25,8 @@ type stock struct {
 	tenants int
 }
 
+func (s stock) String() string { return fmt.Sprintf("%s/%d", s.state, s.tenants) }
+
 var stocks = []stock{
 	{"waiting", 0, 1}, {"waiting", 0, 30},
 	{"delayed", farOff, 1}, {"delayed", farOff, 30},
@@ -38,11 +41,12 @@ func measureStored(ctx context.Context, o jobsOptions, binary, top string) error
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(table, "stored\ttenants\twhat\tempty/s\tstored/s\tratio\tCPU µs empty\tCPU µs stored\t")
 	var rows []*stocked
-	for i, s := range stocks {
+	wanted := slices.DeleteFunc(slices.Clone(stocks), func(s stock) bool { return o.stock != "" && o.stock != s.String() })
+	for i, s := range wanted {
 		dir := filepath.Join(top, fmt.Sprintf("stock-%d", i))
 		r, err := s.measure(ctx, o, binary, dir)
 		if err != nil {
-			return fmt.Errorf("%s, %d tenants: %w", s.state, s.tenants, err)
+			return fmt.Errorf("%s: %w", s, err)
 		}
 		rows = append(rows, r)
 		for _, step := range []struct {
@@ -64,7 +68,7 @@ func measureStored(ctx context.Context, o jobsOptions, binary, top string) error
 	}
 	fmt.Printf("\nThe same files, and the box started on them, median of %d (goals at 1,000,000: ready under 1 s, RSS under 150 MiB)\n", storedStarts)
 	_, _ = fmt.Fprintln(table, "stored\ttenants\tfilled, jobs/s\tfile\tRSS of the engine after the load\tbox: start to ready\tCPU of it\tRSS of the box at rest\t")
-	for i, s := range stocks {
+	for i, s := range wanted {
 		r := rows[i]
 		_, _ = fmt.Fprintf(table, "%s\t%d\t%.0f\t%d MiB\t%s\t%.2f s\t%.2f s\t%s\t\n", s.state, s.tenants, r.filled, r.bytes>>20, r.held, r.ready.Seconds(), r.readyCPU.Seconds(), r.box)
 	}
