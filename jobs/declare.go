@@ -28,8 +28,8 @@ type Defaults struct {
 	RemoveOnFail     Retention
 }
 
-// filled are the defaults as they hold: where the queue has none, the package's.
-func (d Defaults) filled() Defaults {
+// Filled are the defaults as they hold: where the queue has none, the package's.
+func (d Defaults) Filled() Defaults {
 	return Defaults{
 		Attempts: cmp.Or(d.Attempts, attemptsDefault), Backoff: d.Backoff.withDefaults(Backoff{}), Timeout: cmp.Or(d.Timeout, timeoutDefault),
 		RemoveOnComplete: d.RemoveOnComplete.withDefaults(Retention{}, keepCompletedDefault), RemoveOnFail: d.RemoveOnFail.withDefaults(Retention{}, keepFailedDefault),
@@ -46,11 +46,11 @@ func (d Defaults) validate() error {
 // QueueInfo is a queue as a tenant (or, with tenant "", the operator) sees it.
 type QueueInfo struct {
 	Name     string
-	Tenant   string   // whose own queue it is; "": it ships with the box
-	ReadOnly bool     // tenants may only look (payments, webhooks)
-	Internal bool     // tenants do not see it
-	Paused   bool     // by the operator (whole queue) or by the tenant (its own line)
-	Defaults Defaults // as they hold: no field is zero
+	Tenant   string // whose own queue it is; "": it ships with the box
+	ReadOnly bool   // tenants may only look (payments, webhooks)
+	Internal bool   // tenants do not see it
+	Paused   bool   // by the operator (whole queue) or by the tenant (its own line)
+	Defaults Defaults
 	Limits   Limits
 	Counts   QueueStats
 	Rates    QueueRates
@@ -285,7 +285,7 @@ func (e *Engine) infos(tx *bbolt.Tx, q *queue, tenant string) (out []QueueInfo) 
 		}
 		l := q.lines[tenant]
 		return []QueueInfo{{
-			Name: q.Name, ReadOnly: q.ReadOnly, Internal: q.Internal, Paused: q.paused || tenant != "" && l != nil && l.paused, Defaults: q.defaults().filled(), Limits: q.Limits,
+			Name: q.Name, ReadOnly: q.ReadOnly, Internal: q.Internal, Paused: q.paused || tenant != "" && l != nil && l.paused, Defaults: q.defaults(), Limits: q.Limits,
 			Counts: e.counts(tx, q, tenant), Rates: e.ratesOf(tenant, q.Name),
 		}}
 	}
@@ -294,7 +294,7 @@ func (e *Engine) infos(tx *bbolt.Tx, q *queue, tenant string) (out []QueueInfo) 
 			continue
 		}
 		out = append(out, QueueInfo{
-			Name: q.Name, Tenant: l.tenant, Paused: q.paused || l.paused, Defaults: l.own.Defaults.filled(), Limits: l.own.Limits,
+			Name: q.Name, Tenant: l.tenant, Paused: q.paused || l.paused, Defaults: l.own.Defaults, Limits: l.own.Limits,
 			Counts: e.counts(tx, q, l.tenant), Rates: e.ratesOf(l.tenant, q.Name),
 		})
 	}

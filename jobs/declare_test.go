@@ -55,7 +55,7 @@ func TestATenantsOwnQueues(t *testing.T) {
 		}
 		q, err := e.Queue("a", "resize")
 		want := jobs.QueueInfo{Name: "resize", Tenant: "a", Defaults: d, Limits: l, Counts: jobs.QueueStats{Queue: "resize", Waiting: 1, Delayed: 1}}
-		q.Counts.OldestWaiting = time.Time{}
+		q.Counts.OldestWaiting, q.Rates = time.Time{}, jobs.QueueRates{}
 		if diff := cmp.Diff(want, q); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
 		}

@@ -408,3 +408,38 @@ func TestProgressOfTheBoxsOwnWorkers(t *testing.T) {
 		}
 	})
 }
+
+// TestManyCompletionsKeepWhatRetentionSays: those that are not written at all are those that would have been removed at once.
+func TestManyCompletionsKeepWhatRetentionSays(t *testing.T) {
+	e, s := open(t, oneQueue())
+	for round := range 2 {
+		for i := range 25 {
+			keep := jobs.Retention{}
+			if i%5 == 0 {
+				keep.Count = 100 // wants more kept; those behind it decide
+			}
+			enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: fmt.Sprint(round*25 + i), RemoveOnComplete: keep})
+		}
+		js, err := e.Lease(t.Context(), jobs.LeaseRequest{Queue: "q", Max: 25})
+		fatalIf(t, err)
+		ends := make([]jobs.Completion, len(js))
+		for i, j := range js {
+			ends[i].LeaseRef = ref(j)
+		}
+		_, errs := e.CompleteMany(t.Context(), ends)
+		fatalIf(t, errors.Join(errs...))
+	}
+	var kept []string
+	for i := range 50 {
+		if _, err := e.Get("t", "q", fmt.Sprint(i)); err == nil {
+			kept = append(kept, fmt.Sprint(i))
+		}
+	}
+	if got := strings.Join(kept, " "); got != "40 41 42 43 44 45 46 47 48 49" || stats(t, e).Completed != 10 {
+		t.Errorf("kept %s, counted %d", got, stats(t, e).Completed)
+	}
+	fatalIf(t, e.Close())
+	if st := stats(t, openOn(t, s, oneQueue())); st.Completed != 10 {
+		t.Errorf("%+v", st)
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"tenderbox/tenants"
 )
 
 // RELIABILITY.md, "Hostile input", on the routes of queues: never a 5xx, and the member at fault is named.
@@ -305,6 +307,37 @@ func TestLargeBodiesHaveABudget(t *testing.T) {
 	js.ask("POST "+queuesAt+"email/jobs", large, "key", js.shop).is(201, "")
 	if n := js.admission.large.Load(); n != 0 {
 		t.Errorf("%d bytes are still held", n)
+	}
+}
+
+// Answers that nobody reads are bounded too: beyond that nothing is read or leased, and what is small goes on.
+func TestLargeAnswersHaveABudget(t *testing.T) {
+	js := newJobServer(t, nil)
+	id := js.add(js.shop, "email", `{"name":"n","data":"`+strings.Repeat("x", 200<<10)+`"}`)
+	js.add(js.bar, "email", `{"name":"n"}`)
+	var slow exchange
+	slow.s = js.Server
+	l, _ := js.admission.lanes.Load(tenants.ID("shop"))
+	slow.lane = l.(*lane)
+	sent := slow.answering(tenantLargeAnswersMax + 1)
+	for _, line := range []string{"GET " + queuesAt + "email/jobs", "GET " + queuesAt + "email/jobs/" + id, "POST " + queuesAt + "email/lease"} {
+		body := ""
+		if strings.HasPrefix(line, "POST") {
+			body = "{}"
+		}
+		if a := js.ask(line, body, "key", js.shop).is(429, "rate_limited"); a.header.Get("Retry-After") == "" {
+			t.Error("429 without Retry-After")
+		}
+		js.ask(strings.TrimSuffix(line, "/"+id), body, "key", js.bar).is(200, "")
+	}
+	js.ask("GET "+queuesAt+"email", "", "key", js.shop).is(200, "")
+	sent()
+	if got := js.lease(js.shop, "email", `{}`); len(got) != 1 {
+		t.Errorf("leased %v", got)
+	}
+	js.ask("GET "+queuesAt+"email/jobs/"+id, "", "key", js.shop).is(200, "")
+	if n, m := js.admission.answers.Load(), slow.lane.answers.Load(); n != 0 || m != 0 {
+		t.Errorf("%d and %d bytes are still counted", n, m)
 	}
 }
 

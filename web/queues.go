@@ -405,11 +405,12 @@ func (s *Server) drain(ctx context.Context, in *queueInput) (*countOutput, error
 }
 
 func viewOfQueue(q *jobs.QueueInfo) queueView {
+	d := q.Defaults.Filled()
 	v := queueView{Name: q.Name, Object: "queue", ReadOnly: q.ReadOnly, Paused: q.Paused,
 		Defaults: queueDefaultsView{
-			Attempts: limitOrNil(q.Defaults.Attempts), Backoff: viewOfBackoff(q.Defaults.Backoff),
-			RemoveOnComplete: retention{q.Defaults.RemoveOnComplete}, RemoveOnFail: retention{q.Defaults.RemoveOnFail},
-			TimeoutMS: timeoutOrNil(q.Defaults.Timeout),
+			Attempts: limitOrNil(d.Attempts), Backoff: viewOfBackoff(d.Backoff),
+			RemoveOnComplete: retention{d.RemoveOnComplete}, RemoveOnFail: retention{d.RemoveOnFail},
+			TimeoutMS: timeoutOrNil(d.Timeout),
 		},
 		Limits: limitsView{q.Limits.Active, q.Limits.TenantActive, viewOfRate(q.Limits.Rate), viewOfRate(q.Limits.TenantRate)},
 		Counts: countsView{q.Counts.Waiting, q.Counts.Delayed, q.Counts.Active, q.Counts.Completed, q.Counts.Failed, q.Counts.Damaged},
