@@ -18,7 +18,7 @@ const (
 	// addConnections is where the goal of adding is set; bulks and workers come over fewer.
 	addConnections  = 64
 	bulkConnections = 4
-	workConnections = 8
+	workConnections = 32
 	// addedName is what the jobs are called.
 	addedName = "send-receipt"
 )
