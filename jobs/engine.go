@@ -12,7 +12,8 @@
 // [Engine] holds the queues of one store: those that ship with the box ([QueueConfig]) and those that tenants declare ([Engine.Declare]).
 // [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a [Handler], whose returned error is its wish
 // ([Cancel], [Snooze], [Done]). [Engine.Lease] is for workers outside this process, which hold a token until a deadline and speak with
-// it ([LeaseRef]). [Cursor] is a position in somebody else's log.
+// it ([LeaseRef]). [Cursor] is a position in somebody else's log. [Schedule] makes jobs by the
+// calendar. List, Retry, Promote, Remove, Drain, Log and Watch are for people and their tools.
 //
 // # After a crash
 //

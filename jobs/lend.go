@@ -41,6 +41,8 @@ type LeaseRequest struct {
 func (r *LeaseRequest) validate() error {
 	r.Max, r.For = cmp.Or(r.Max, 1), cmp.Or(r.For, leaseForDefault)
 	switch {
+	case r.Tenant != "" && !isLabel(r.Tenant):
+		return invalid("tenant", "%q is not a DNS label", r.Tenant)
 	case r.Max < 1 || r.Max > leaseMax:
 		return invalid("max", "%d: use 1 to %d", r.Max, leaseMax)
 	case r.Wait < 0 || r.Wait > leaseWaitMax:
@@ -85,7 +87,7 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 		return nil, err
 	}
 	w := newWaiter(r.Queue)
-	if err := e.look(w, r.Tenant, r.Names, 0); err != nil {
+	if err := e.look(w, r.Tenant, r.Names); err != nil {
 		return nil, err
 	}
 	defer e.unregister(w)
@@ -118,22 +120,25 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 	}
 }
 
-// look lets w look through the view of a tenant ("": all), names (none: all) and tenantMax.
-func (e *Engine) look(w *waiter, tenant string, names []string, tenantMax int) error {
+// look lets w look through the view of a tenant ("": all) and names (none: all).
+func (e *Engine) look(w *waiter, tenant string, names []string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	q := e.queues[w.queue]
-	var v *view
-	if tenantMax > 0 {
-		v = newView(tenant, names)
-		v.max = tenantMax
-		q.attach(v)
-	} else if v = q.view(tenant, names); v == nil {
+	if w.view = e.queues[w.queue].view(tenant, names); w.view == nil {
 		return invalid("names", "up to %d different lists of names may be waited for at a time", viewsMax)
 	}
-	v.refs++
-	w.view = v
+	w.view.refs++
 	return nil
+}
+
+// lookAlone lets w look through a view of its own: one that takes up to tenantMax of a tenant (0: no limit), or keeps tenants out by asking. News
+// that it does not heed must not have been kept from others.
+func (e *Engine) lookAlone(w *waiter, names []string, tenantMax int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w.view = newView("", names)
+	w.view.alone, w.view.max, w.view.refs = true, tenantMax, 1
+	e.queues[w.queue].attach(w.view)
 }
 
 // lend makes leases those of a worker outside, and answers when they are on disk.

@@ -77,9 +77,7 @@ func (m *machine) open(t *rapid.T, path string) {
 		}
 	}
 	m.st, m.e, m.held, m.w = st, e, map[string]*lease{}, newWaiter("q")
-	if err := e.look(m.w, "", nil, 0); err != nil {
-		t.Fatal(err)
-	}
+	e.lookAlone(m.w, nil, 0)
 	m.move(t)
 }
 

@@ -1,13 +1,16 @@
 package web
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
 
+	"tenderbox/jobs"
 	"tenderbox/tenants"
 )
 
@@ -355,4 +358,75 @@ func TestHostileBulkIsFlat(t *testing.T) {
 	if each := after.TotalAlloc - before.TotalAlloc; each > 24<<20 {
 		t.Errorf("%d bytes allocated for a body of %d", each, len(body))
 	}
+}
+
+// A body whose length is not told is read no further than it may be long.
+func TestEndlessJobBody(t *testing.T) {
+	js := newJobServer(t, nil)
+	for limit, c := range map[int]struct{ line, start string }{
+		bulkBodyMax: {"POST " + queuesAt + "email/jobs", `{"name":"n","data":"`},
+		jobBodyMax:  {"POST " + queuesAt + "email/jobs/x/complete", `{"lease_token":"t","result":"`},
+		bodyMax:     {"POST " + queuesAt + "email/lease", `{"worker":"`},
+	} {
+		method, target, _ := strings.Cut(c.line, " ")
+		endless := &countingReader{start: strings.NewReader(c.start)}
+		r := httptest.NewRequestWithContext(t.Context(), method, target, endless)
+		r.Host, r.ContentLength = "127.0.0.1", -1
+		r.Header = http.Header{"Authorization": {"Bearer " + js.shop}, "Content-Type": {"application/json"}}
+		js.serve(r).is(413, "body_too_large")
+		if endless.read > limit+1 {
+			t.Errorf("%s: %d bytes were read, %d may be sent", c.line, endless.read, limit)
+		}
+	}
+}
+
+// countingReader goes on for ever.
+type countingReader struct {
+	start io.Reader
+	read  int
+}
+
+func (c *countingReader) Read(p []byte) (n int, err error) {
+	if n, err = c.start.Read(p); err != nil {
+		for n = range p {
+			p[n] = 'x'
+		}
+		n = len(p)
+	}
+	c.read += n
+	return n, nil
+}
+
+// Whatever is added is refused as the client's mistake or comes back as it was.
+func FuzzNewJobs(f *testing.F) {
+	for _, s := range []string{`{"name":"n"}`, `{"name":"n","data":{"a":[1,2.50,"\u00e9"]},"opts":{"priority":1,"delay_ms":5,"attempts":2,"backoff":{"type":"fixed","delay_ms":0},"job_id":"a:b","timeout_ms":1}}`,
+		`{"jobs":[{"name":"a"},{"name":"b","opts":{"remove_on_complete":{"count":1,"age_s":2},"remove_on_fail":false}}]}`, `{"jobs":[]}`, `{"name":"n","opts":{"remove_on_fail":0}}`,
+		`{"name":"\ud800"}`, `{"name":"n","data": [ ] }`, "", "null", `{"jobs":[`, `{"jobs":[{}`, `{"name":"n","opts":{"backoff":{"jitter":1e-320}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var in newJobs
+		err := decodeDeep(body, dataDepthMax, &in)
+		var wishes []jobs.NewJob
+		if err == nil {
+			wishes, err = in.wishes("shop", "email")
+		}
+		if err != nil {
+			var p *Problem
+			if !errors.As(err, &p) || p.Status != 400 && p.Status != 422 || len(p.Field) > clipMax+len("…") {
+				t.Errorf("%q: %v", body, err)
+			}
+			return
+		}
+		for _, n := range wishes {
+			text := appendJob(nil, &jobs.Job{NewJob: n, State: jobs.Waiting}, false, false)
+			var view jobView
+			if err := decodeDeep(text, dataDepthMax+2, &view); err != nil {
+				t.Fatalf("%q became %s: %v", body, text, err)
+			}
+			if len(n.Data) > 0 && string(view.Data) != string(n.Data) || view.Name != n.Name || view.ID != n.ID {
+				t.Errorf("%q became %s", body, text)
+			}
+		}
+	})
 }
