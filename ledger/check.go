@@ -126,9 +126,32 @@ var auditRules = []struct{ what, query string }{
 		SELECT t.tenant || ' ' || t.payment_id FROM attempts t
 		LEFT JOIN sends s ON s.tenant = t.tenant AND s.payment_id = t.payment_id AND s.upstream_key = t.upstream_key
 		WHERE s.payment_id IS NULL`},
-	{"idempotency key of a payment that is not there", `/* box */
+	{"idempotency key of a record that is not there", `/* box */
 		SELECT k.tenant || ' ' || k.record FROM idempotency_keys k
-		LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record WHERE p.id IS NULL`},
+		LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
+		LEFT JOIN orders o ON o.tenant = k.tenant AND o.id = k.record
+		LEFT JOIN users u ON u.tenant = k.tenant AND u.id = substr(k.record, instr(k.record, ':') + 1) AND instr(k.record, ':') > 0
+		LEFT JOIN journal j ON j.tenant = k.tenant AND j.id = k.record AND j.subject = j.id
+		WHERE p.id IS NULL AND o.id IS NULL AND u.id IS NULL AND j.id IS NULL`},
+	{"paid order without a succeeded payment of its amount", `/* box */
+		SELECT o.tenant || ' ' || o.id FROM orders o LEFT JOIN payments p ON p.tenant = o.tenant AND p.id = o.payment_id
+		WHERE o.paid_at IS NOT NULL AND (p.id IS NULL OR p.status <> 'succeeded' OR p.order_id <> o.id OR p.amount <> o.amount OR p.currency <> o.currency)`},
+	{"open order whose payment is final, or not there", `/* box */
+		SELECT o.tenant || ' ' || o.id FROM orders o LEFT JOIN payments p ON p.tenant = o.tenant AND p.id = o.payment_id
+		WHERE o.status IN ('open', 'canceled') AND o.payment_id IS NOT NULL AND (p.id IS NULL OR p.status <> 'pending')`},
+	{"payment that its order does not know", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM payments p LEFT JOIN orders o ON o.tenant = p.tenant AND o.id = p.order_id
+		WHERE p.order_id IS NOT NULL AND (o.id IS NULL OR (p.status IN ('pending', 'succeeded') AND o.payment_id IS NOT p.id))`},
+	{"order without its user, or without its items", `/* box */
+		SELECT o.tenant || ' ' || o.id FROM orders o LEFT JOIN users u ON u.tenant = o.tenant AND u.id = o.user_id
+		LEFT JOIN order_items i ON i.tenant = o.tenant AND i.order_id = o.id WHERE u.id IS NULL OR i.order_id IS NULL`},
+	{"record's event is not in the journal", `/* box */
+		SELECT r.tenant || ' ' || r.id FROM (
+			SELECT tenant, id, 'user.created' type FROM users UNION ALL
+			SELECT tenant, id, 'order.created' FROM orders UNION ALL
+			SELECT tenant, id, 'order.paid' FROM orders WHERE paid_at IS NOT NULL UNION ALL
+			SELECT tenant, id, 'order.' || status FROM orders WHERE status IN ('completed', 'canceled')) r
+		LEFT JOIN journal j ON j.tenant = r.tenant AND j.subject = r.id AND j.type = r.type WHERE j.seq IS NULL`},
 	{"unsettled payment without its source", `/* box */
 		SELECT tenant || ' ' || id FROM payments WHERE sync <> 'settled' AND source IS NULL`},
 	{"settled payment still holds its source", `/* box */
@@ -161,22 +184,29 @@ func (a *audit) rule(tx *shards.Tx, r struct{ what, query string }) error {
 	return rows.Err()
 }
 
-// slots checks that each payment stands in the file of the slot that its id carries, under a tenant that exists.
+// slots checks that each record stands in the file of its slot, under a tenant that exists.
 func (a *audit) slots(tx *shards.Tx) error {
-	rows, err := tx.Query(`SELECT /* box */ tenant, id FROM payments`)
+	rows, err := tx.Query(`SELECT /* box */ tenant, id, 'payment' FROM payments UNION ALL
+		SELECT tenant, id, 'order' FROM orders UNION ALL SELECT tenant, id, 'user' FROM users`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var t, id string
-		if err := rows.Scan(&t, &id); err != nil {
+		var t, id, kind string
+		if err := rows.Scan(&t, &id, &kind); err != nil {
 			return err
 		}
-		slot, ok := PaymentID(id).slot()
+		slot, ok := shards.SlotOf(t, id), true
+		switch kind {
+		case "payment":
+			slot, ok = PaymentID(id).slot()
+		case "order":
+			slot, ok = OrderID(id).slot()
+		}
 		switch {
 		case !ok:
-			a.found(tx.Shard(), "%s %s: is no payment id", t, id)
+			a.found(tx.Shard(), "%s %s: is no id of a %s", t, id, kind)
 		case a.set.Shard(slot) != tx.Shard():
 			a.found(tx.Shard(), "%s %s: belongs to slot %d, which lives in another file", t, id, slot)
 		case !a.known[t]:

@@ -15,7 +15,9 @@ type Kind string
 const (
 	Invalid     Kind = "invalid"     // the request can never succeed as it is
 	NotFound    Kind = "not_found"   // no such record for this tenant
+	Gone        Kind = "gone"        // it was there; the message says where to begin
 	Conflict    Kind = "conflict"    // the present state forbids it
+	Stale       Kind = "stale"       // the record is not the version that the caller changes
 	Mismatch    Kind = "mismatch"    // an idempotency key that was used for another request
 	Unavailable Kind = "unavailable" // repeat with the same key: nothing, or exactly one thing, happened
 	Full        Kind = "full"        // no room on the disk

@@ -125,7 +125,7 @@ func TestNoGoroutineLeak(t *testing.T) {
 			defer cancel()
 		}
 		wg.Wait()
-		if n := len(b.waiters.byID); n != 0 {
+		if n := len(b.waiters.by); n != 0 {
 			t.Errorf("%d waiters left", n)
 		}
 		b.stop()

@@ -54,7 +54,7 @@ const keyRetention = 7 * 24 * time.Hour
 // keyRecord is what is stored under a key.
 type keyRecord struct {
 	fingerprint []byte
-	record      string
+	record      recordID
 }
 
 // keys holds a tenant's idempotency keys unique over all shards. The key's row
@@ -83,12 +83,12 @@ type keys struct {
 // would double what the index takes of the memory.
 type locator uint64
 
-func (id PaymentID) locator() (locator, bool) {
-	u, ok := parseID(paymentPrefix, string(id))
-	return locator(binary.BigEndian.Uint64(u[:8])), ok
-}
-
 func (at locator) slot() shards.Slot { return slotOf(at.bound(0)) }
+
+// within is the range of the record ids with prefix that begin like this.
+func (at locator) within(prefix string) (from, to string) {
+	return prefix + at.bound(0).String(), prefix + at.bound(0xff).String() + "~" // behind a user's id
+}
 
 // bound is the lowest (fill 0) or highest (0xff) ULID that begins like this.
 func (at locator) bound(fill byte) (u ulid.ULID) {
@@ -136,8 +136,8 @@ func (k *keys) slot(t tenants.ID, key IdempotencyKey) shards.Slot {
 }
 
 // add tells the index which record a key made.
-func (k *keys) add(t tenants.ID, key IdempotencyKey, id PaymentID) {
-	at, ok := id.locator()
+func (k *keys) add(t tenants.ID, key IdempotencyKey, record recordID) {
+	at, ok := record.locator()
 	if !ok {
 		return // no id of ours: an audit's finding, not a key
 	}
@@ -178,13 +178,17 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 	}
 	// Two keys with one hash cost a read, and decide nothing: the row itself is compared.
 	err = k.set.Shard(at.slot()).View(ctx, func(tx *shards.Tx) error {
-		return tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND record BETWEEN ? AND ? AND key = ?`,
-			string(t), paymentPrefix+at.bound(0).String(), paymentPrefix+at.bound(0xff).String(), string(key)).Scan(&rec.fingerprint, &rec.record)
+		for _, prefix := range recordPrefixes {
+			from, to := at.within(prefix)
+			err := tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND record BETWEEN ? AND ? AND key = ?`,
+				string(t), from, to, string(key)).Scan(&rec.fingerprint, &rec.record)
+			if found = err == nil; found || !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		return nil
 	})
-	if errors.Is(err, sql.ErrNoRows) {
-		return keyRecord{}, false, nil
-	}
-	return rec, err == nil, err
+	return rec, found, err
 }
 
 // fillWaitMax is how long a request waits for the index: a box with millions of
@@ -274,7 +278,7 @@ func (k *keys) fillShard(ctx context.Context, sh *shards.Shard, batches int) err
 					return err
 				}
 				n++
-				k.add(tenants.ID(t), IdempotencyKey(key), PaymentID(record))
+				k.add(tenants.ID(t), IdempotencyKey(key), recordID(record))
 			}
 			return rows.Err()
 		})
@@ -309,15 +313,15 @@ type oldKey struct {
 	record string
 }
 
-// prune forgets the keys of payments that were made and settled before the time
-// given.
+// prune forgets the keys of records that were made, and of payments that were
+// settled too, before the time given.
 func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) error {
 	var t, record, key string // how far the table has been read
 	for {
 		n := 0
 		var old []oldKey
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, coalesce(max(p.created_at, p.settled_at) < ?, p.id IS NULL)
+			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, p.id IS NULL, coalesce(max(p.created_at, p.settled_at) < ?, 0)
 				FROM idempotency_keys k LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
 				WHERE (k.tenant, k.record) > (?, ?) ORDER BY k.tenant, k.record LIMIT ?`, before.UnixMilli(), t, record, fillBatch)
 			if err != nil {
@@ -325,11 +329,11 @@ func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) er
 			}
 			defer rows.Close()
 			for rows.Next() {
-				var due bool
-				if err := rows.Scan(&t, &record, &key, &due); err != nil {
+				var other, settled bool
+				if err := rows.Scan(&t, &record, &key, &other, &settled); err != nil {
 					return err
 				}
-				if n++; due {
+				if n++; settled || other && recordID(record).madeBefore(before) {
 					old = append(old, oldKey{claim{tenants.ID(t), IdempotencyKey(key)}, record})
 				}
 			}
@@ -379,28 +383,15 @@ func (k *keys) upstreamHash(t tenants.ID, key IdempotencyKey) string {
 
 // fingerprintOf is a keyed hash over the meaning of a request: its kind and
 // members in a fixed order, whatever the spelling of the body was.
-func (k *keys) fingerprintOf(kind string, t tenants.ID, p *NewPayment) []byte {
+func (k *keys) fingerprintOf(t tenants.ID, meaning ...string) []byte {
 	m := k.fingerprint.Get().(hash.Hash)
 	defer k.fingerprint.Put(m)
 	m.Reset()
-	var n [8]byte
-	text := func(ss ...string) {
-		for _, s := range ss {
-			binary.BigEndian.PutUint32(n[:4], uint32(len(s)))
-			m.Write(n[:4])
-			m.Write([]byte(s))
-		}
+	b := make([]byte, 0, 256)
+	for _, s := range append(meaning, string(t)) {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
+		b = append(b, s...)
 	}
-	binary.BigEndian.PutUint64(n[:], uint64(p.Amount))
-	m.Write(n[:])
-	text(kind, string(t), p.Currency, p.Source, p.PaymentMethod, p.OrderID, p.UserID, p.Description)
-	names := make([]string, 0, len(p.Metadata))
-	for name := range p.Metadata {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		text(name, p.Metadata[name])
-	}
+	m.Write(b)
 	return m.Sum(nil)
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"io"
 	"strings"
 	"sync"
@@ -19,10 +20,53 @@ type PaymentID string
 // EventID names a journal row: "evt_" and a ULID, with the slot of its subject.
 type EventID string
 
+// OrderID names an order: "ord_" and a ULID with the slot of the order's user.
+type OrderID string
+
+// recordID names what a request made, as its idempotency key's row does: with a
+// ULID that carries the slot in which both stand. A user's id is the app's and
+// carries none, so it follows behind one: "usr_" ULID ":" id.
+type recordID string
+
 const (
 	paymentPrefix = "pay_"
+	orderPrefix   = "ord_"
+	userPrefix    = "usr_"
 	eventPrefix   = "evt_"
 )
+
+// recordPrefixes begin the ids of the records that requests with a key make.
+var recordPrefixes = [...]string{paymentPrefix, orderPrefix, userPrefix, eventPrefix}
+
+// ulid is the part of the id that carries time and slot.
+func (r recordID) ulid() (ulid.ULID, bool) {
+	prefixed, _, _ := strings.Cut(string(r), ":")
+	for _, prefix := range recordPrefixes {
+		if u, ok := parseID(prefix, prefixed); ok {
+			return u, true
+		}
+	}
+	return ulid.ULID{}, false
+}
+
+// id is the record's own id.
+func (r recordID) id() string {
+	if _, id, ok := strings.Cut(string(r), ":"); ok {
+		return id
+	}
+	return string(r)
+}
+
+func (r recordID) locator() (locator, bool) {
+	u, ok := r.ulid()
+	return locator(binary.BigEndian.Uint64(u[:8])), ok
+}
+
+// madeBefore reports whether the id was given before t.
+func (r recordID) madeBefore(t time.Time) bool {
+	u, ok := r.ulid()
+	return ok && u.Timestamp().Before(t)
+}
 
 // ids makes identifiers. The random bytes are read from the system in blocks:
 // one system call serves some fifty identifiers.
@@ -67,6 +111,20 @@ func (g *ids) payment(at time.Time, slot shards.Slot) PaymentID {
 	return PaymentID(paymentPrefix + g.ulid(at, slot).String())
 }
 
+func (g *ids) order(at time.Time, slot shards.Slot) OrderID {
+	return OrderID(orderPrefix + g.ulid(at, slot).String())
+}
+
+// user is the id of a user whose app gave none.
+func (g *ids) user(at time.Time) UserID {
+	return UserID(userPrefix + g.ulid(at, g.randomSlot()).String())
+}
+
+// userRecord names a user that was made in slot for its key's row.
+func (g *ids) userRecord(at time.Time, slot shards.Slot, id UserID) recordID {
+	return recordID(userPrefix + g.ulid(at, slot).String() + ":" + string(id))
+}
+
 func (g *ids) event(at time.Time, slot shards.Slot) EventID {
 	return EventID(eventPrefix + g.ulid(at, slot).String())
 }
@@ -86,6 +144,15 @@ func ParsePaymentID(s string) (PaymentID, bool) {
 // slot returns the slot that the id carries.
 func (id PaymentID) slot() (shards.Slot, bool) {
 	u, ok := parseID(paymentPrefix, string(id))
+	if !ok {
+		return 0, false
+	}
+	return slotOf(u), true
+}
+
+// slot returns the slot that the id carries.
+func (id OrderID) slot() (shards.Slot, bool) {
+	u, ok := parseID(orderPrefix, string(id))
 	if !ok {
 		return 0, false
 	}

@@ -211,22 +211,28 @@ func readHead(tx *shards.Tx) (h head, err error) {
 	return h, err
 }
 
+const journalColumns = `seq, id, tenant, type, subject, slot, epoch, occurred_at, data, data_hash, mac`
+
+func scanEvent(row scanner, shard int) (Event, error) {
+	e, at := Event{Shard: shard}, int64(0)
+	err := row.Scan(&e.Seq, &e.ID, &e.Tenant, &e.Type, &e.Subject, &e.Slot, &e.Epoch, &at, &e.Data, &e.dataHash, &e.mac)
+	e.OccurredAt = instant(at)
+	return e, err
+}
+
 // readJournal calls fn with up to limit rows after seq, in order, from the file.
 func readJournal(ctx context.Context, sh *shards.Shard, after uint64, limit int, fn func(e *Event) error) error {
 	return sh.View(ctx, func(tx *shards.Tx) error {
-		rows, err := tx.Query(`SELECT /* box */ seq, id, tenant, type, subject, slot, epoch, occurred_at, data, data_hash, mac
-			FROM journal WHERE seq > ? ORDER BY seq LIMIT ?`, int64(after), limit)
+		rows, err := tx.Query(`SELECT /* box */ `+journalColumns+` FROM journal WHERE seq > ? ORDER BY seq LIMIT ?`, int64(after), limit)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var at int64
-			e := Event{Shard: sh.ID()}
-			if err := rows.Scan(&e.Seq, &e.ID, &e.Tenant, &e.Type, &e.Subject, &e.Slot, &e.Epoch, &at, &e.Data, &e.dataHash, &e.mac); err != nil {
+			e, err := scanEvent(rows, sh.ID())
+			if err != nil {
 				return err
 			}
-			e.OccurredAt = instant(at)
 			if err := fn(&e); err != nil {
 				return err
 			}

@@ -70,9 +70,11 @@ type Ledger struct {
 	clock    *clock
 	ids      *ids
 	keys     *keys
+	emails   emails
 	exposure *exposure
 	alarms   *alarms
-	waiters  *waiters
+	waiters  *waiters[PaymentID]
+	hearers  *waiters[tenants.ID] // event streams
 	runner   *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
@@ -92,7 +94,7 @@ type Ledger struct {
 func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
-		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters(),
+		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), hearers: newWaiters[tenants.ID](),
 		lineBack: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,

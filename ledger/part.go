@@ -45,7 +45,7 @@ func (l *Ledger) refresh(ctx context.Context, p *part) error {
 type group struct {
 	events   []*Event      // journal rows, in the order of the closures
 	accepted []*acceptance // new payments
-	keyed    []*acceptance // those with an idempotency key
+	keys     []*keyRow     // idempotency keys, of payments and of other records
 	rich     []*acceptance // those with a description or metadata
 }
 
@@ -55,11 +55,13 @@ func groupOf(attached []any) *group {
 		switch v := v.(type) {
 		case *Event:
 			g.events = append(g.events, v)
+		case *keyRow:
+			g.keys = append(g.keys, v)
 		case *acceptance:
 			g.events = append(g.events, v.created)
 			g.accepted = append(g.accepted, v)
-			if v.key != "" {
-				g.keyed = append(g.keyed, v)
+			if v.key != nil {
+				g.keys = append(g.keys, v.key)
 			}
 			if v.extras.any {
 				g.rich = append(g.rich, v)
@@ -86,8 +88,8 @@ func (l *Ledger) beforeCommit(tx *shards.Tx, attached []any) error {
 // are answered, and never beside another commit of the same shard.
 func (l *Ledger) afterCommit(sh *shards.Shard, attached []any) {
 	p, g := l.parts[sh.ID()], groupOf(attached)
-	for _, a := range g.keyed {
-		l.keys.add(a.created.Tenant, a.key, a.payment.ID)
+	for _, k := range g.keys {
+		l.keys.add(k.tenant, k.key, k.record)
 	}
 	switch {
 	case !p.journal.committed(g.events) && !l.exposure.isDue(sh.ID()):
@@ -106,6 +108,7 @@ func (l *Ledger) afterCommit(sh *shards.Shard, attached []any) {
 	l.clock.wrote(g.events[len(g.events)-1].OccurredAt)
 	p.derive.wake()
 	l.publish.wake()
+	l.tell(g.events)
 }
 
 // uncounted reports whether the sums of a shard that could be counted are not

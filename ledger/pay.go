@@ -1,10 +1,11 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"maps"
+	"slices"
+	"strconv"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -24,57 +25,31 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 	if err := p.validate(); err != nil {
 		return Payment{}, false, err
 	}
-	if p.OrderID != "" {
-		// The box keeps no orders yet, so that none exists.
-		return Payment{}, false, invalid("order_unknown", "order_id", "no such order")
-	}
-	fingerprint := l.keys.fingerprintOf("payment", t, &p)
-	if key != "" {
-		// Looked up before the claim too: replays do not stand in each other's way.
-		if p, found, err := l.known(ctx, t, key, fingerprint); found || err != nil {
-			return p, found && err == nil, err
-		}
-		end, err := l.keys.begin(t, key)
-		if err != nil {
-			return Payment{}, false, err
-		}
-		defer end()
-		if p, found, err := l.known(ctx, t, key, fingerprint); found || err != nil {
-			return p, found && err == nil, err
-		}
-	}
-	payment, err := l.accept(ctx, t, key, fingerprint, &p)
-	if err != nil {
-		return Payment{}, false, unavailable(err)
-	}
-	return payment, false, nil
+	return once(ctx, l, t, request[Payment]{key: key, meaning: p.meaning(),
+		read: func(ctx context.Context, id string) (Payment, error) { return l.Payment(ctx, t, id) },
+		make: func(ctx context.Context, fingerprint []byte) (Payment, error) {
+			return l.accept(ctx, t, key, fingerprint, &p)
+		}})
 }
 
-// known returns the payment that the key was used for, if it was for this request.
-func (l *Ledger) known(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte) (p Payment, found bool, err error) {
-	rec, found, err := l.keys.find(ctx, t, key)
-	switch {
-	case err != nil:
-		return Payment{}, false, unavailable(err)
-	case !found:
-		return Payment{}, false, nil
-	case !bytes.Equal(rec.fingerprint, fingerprint):
-		return Payment{}, true, errKeyMismatch
+// meaning is for once.
+func (p *NewPayment) meaning() []string {
+	m := []string{"payment", strconv.FormatInt(p.Amount, 10), p.Currency, p.Source, p.PaymentMethod, p.OrderID, p.UserID, p.Description}
+	for _, name := range slices.Sorted(maps.Keys(p.Metadata)) {
+		m = append(m, name, p.Metadata[name])
 	}
-	p, err = l.Payment(ctx, t, rec.record)
-	return p, true, err
+	return m
 }
 
 // acceptance is a payment on its way into a shard: what beforeCommit stores of
 // it, together with all others of the group, in one statement a table.
 type acceptance struct {
-	created     *Event
-	payment     *Payment
-	sealed      []byte // its source
-	kind        string // source or payment_method
-	extras      extras
-	key         IdempotencyKey // "": none
-	fingerprint []byte
+	created *Event
+	payment *Payment
+	sealed  []byte // its source
+	kind    string // source or payment_method
+	extras  extras
+	key     *keyRow // nil: none
 }
 
 // accept writes the payment, its key and its journal row in one transaction.
@@ -83,11 +58,19 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	if err != nil {
 		return Payment{}, notFound("tenant")
 	}
+	if p.OrderID != "" && p.UserID == "" { // the order's user pays, named or not
+		o, err := l.Order(ctx, t, p.OrderID)
+		if err != nil {
+			return Payment{}, orderUnknown(err)
+		}
+		q := *p
+		q.UserID, p = string(o.UserID), &q
+	}
 	now := l.clock.now()
 	slot := l.slotFor(t, key, p)
 	shard := l.set.Shard(slot)
 	payment := Payment{ID: l.ids.payment(now, slot), Object: "payment", Amount: p.Amount, Currency: p.Currency,
-		Status: Pending, Sync: Sync{State: Queued}, UserID: optional(p.UserID), Description: optional(p.Description),
+		Status: Pending, Sync: Sync{State: Queued}, OrderID: optional(p.OrderID), UserID: optional(p.UserID), Description: optional(p.Description),
 		Metadata: map[string]string{}, CreatedAt: now}
 	maps.Copy(payment.Metadata, p.Metadata)
 	payment.TakenOffline = l.offline(&tenant)
@@ -96,7 +79,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	if err != nil {
 		return Payment{}, err
 	}
-	a := &acceptance{payment: &payment, kind: "source", key: key, fingerprint: fingerprint}
+	a := &acceptance{payment: &payment, kind: "source", key: newKeyRow(t, key, recordID(payment.ID), fingerprint)}
 	source := p.Source
 	if p.PaymentMethod != "" {
 		source, a.kind = p.PaymentMethod, "payment_method"
@@ -111,14 +94,17 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	generation := shard.Generation()
 
 	err = shard.Update(ctx, func(tx *shards.Tx) error {
+		if payment.OrderID != nil {
+			if err := takeOrder(tx, t, &payment); err != nil {
+				return err
+			}
+		}
 		tx.Attach(a)
 		return nil
 	})
+	l.keys.settled(a.key, err)
 	switch {
 	case errors.Is(err, shards.ErrUnknown):
-		if key != "" {
-			l.keys.add(t, key, payment.ID) // the row may be there: the index only says where to look
-		}
 		held.doubt(payment.ID, shard.ID(), generation)
 	case err != nil:
 		held.release()
@@ -127,26 +113,26 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 }
 
 var (
-	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, user_id, source, source_kind, has_extras, taken_offline, created_at)`,
-		`(?,?,?,?,'pending','queued',?,?,?,?,?,?)`)
+	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at)`,
+		`(?,?,?,?,'pending','queued',?,?,?,?,?,?,?)`)
 	insertKeys   = newInsert(`INSERT OR FAIL INTO idempotency_keys (tenant, record, key, fingerprint)`, `(?,?,?,?)`)
 	insertExtras = newInsert(`INSERT OR FAIL INTO payment_extras (tenant, payment_id, description, metadata)`, `(?,?,?,?)`)
 )
 
-// write stores the group's new payments.
+// write stores the group's new payments and keys.
 func (g *group) write(tx *shards.Tx) error {
 	err := insertPayments.exec(tx, len(g.accepted), func(args []any, i int) []any {
 		a := g.accepted[i]
 		p := a.payment
-		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, nullable(p.UserID), a.sealed, a.kind,
+		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, nullable(p.OrderID), nullable(p.UserID), a.sealed, a.kind,
 			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli())
 	})
 	if err != nil {
 		return err
 	}
-	err = insertKeys.exec(tx, len(g.keyed), func(args []any, i int) []any {
-		a := g.keyed[i]
-		return append(args, string(a.created.Tenant), string(a.payment.ID), string(a.key), a.fingerprint)
+	err = insertKeys.exec(tx, len(g.keys), func(args []any, i int) []any {
+		k := g.keys[i]
+		return append(args, string(k.tenant), string(k.record), string(k.key), k.fingerprint)
 	})
 	if err != nil {
 		return err
@@ -157,9 +143,12 @@ func (g *group) write(tx *shards.Tx) error {
 	})
 }
 
-// slotFor routes a new payment: to its user, else to its key, else anywhere.
+// slotFor routes a new payment: to its order, which is with its user, else to its user, else to its key, else anywhere.
 func (l *Ledger) slotFor(t tenants.ID, key IdempotencyKey, p *NewPayment) shards.Slot {
 	switch {
+	case p.OrderID != "":
+		slot, _ := OrderID(p.OrderID).slot()
+		return slot
 	case p.UserID != "":
 		return shards.SlotOf(string(t), p.UserID)
 	case key != "":

@@ -105,6 +105,7 @@ type Filter struct {
 	Status Status
 	Sync   SyncState
 	UserID string
+	Order  string // an order's id
 	Limit  int    // 1 to 100; 0 means 20
 	Cursor string // NextCursor of the page before
 }
@@ -140,6 +141,9 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if f.UserID != "" {
 		and("p.user_id = ?", f.UserID)
 	}
+	if f.Order != "" {
+		and("p.order_id = ?", f.Order)
+	}
 	if f.Status != "" {
 		and("p.status = ?", string(f.Status))
 	}
@@ -158,6 +162,13 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	files := l.set.All()
 	if f.UserID != "" {
 		files = []*shards.Shard{l.set.Shard(shards.SlotOf(string(t), f.UserID))}
+	}
+	if f.Order != "" {
+		slot, ok := OrderID(f.Order).slot()
+		if !ok {
+			return Page{}, nil
+		}
+		files = []*shards.Shard{l.set.Shard(slot)}
 	}
 	var mu sync.Mutex // guards all
 	var all []Payment

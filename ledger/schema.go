@@ -109,7 +109,56 @@ CREATE TABLE journal (
 	mac         BLOB    NOT NULL,
 	CHECK ((data IS NULL) <> (data_hash IS NULL))
 ) STRICT;
-`}, {Version: 2, Name: "recorded events", SQL: `
+`}, {Version: 2, Name: "users and orders", SQL: `
+CREATE TABLE users (
+	tenant       TEXT    NOT NULL,
+	id           TEXT    NOT NULL,
+	email        TEXT    NOT NULL,
+	email_folded TEXT    NOT NULL,              -- as addresses are compared
+	name         TEXT    NOT NULL,
+	verified_at  INTEGER,
+	created_at   INTEGER NOT NULL,
+	updated_at   INTEGER NOT NULL,
+	version      INTEGER NOT NULL DEFAULT 1,
+	PRIMARY KEY (tenant, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX users_email ON users (tenant, email_folded);
+
+CREATE TABLE orders (
+	tenant       TEXT    NOT NULL,
+	id           TEXT    NOT NULL,
+	user_id      TEXT    NOT NULL,
+	status       TEXT    NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'paid', 'completed', 'canceled')),
+	amount       INTEGER NOT NULL CHECK (amount > 0),
+	currency     TEXT    NOT NULL CHECK (length(currency) = 3),
+	payment_id   TEXT,                          -- the one that is not failed or canceled
+	created_at   INTEGER NOT NULL,
+	paid_at      INTEGER,
+	completed_at INTEGER,
+	canceled_at  INTEGER,
+	PRIMARY KEY (tenant, id),
+	CHECK ((status IN ('paid', 'completed')) = (paid_at IS NOT NULL)),
+	CHECK (paid_at IS NULL OR payment_id IS NOT NULL),
+	CHECK ((status = 'completed') = (completed_at IS NOT NULL)),
+	CHECK ((status = 'canceled') = (canceled_at IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX orders_user ON orders (tenant, user_id, id);
+
+CREATE TABLE order_items (
+	tenant   TEXT NOT NULL,
+	order_id TEXT NOT NULL,
+	items    TEXT NOT NULL,                     -- JSON array
+	PRIMARY KEY (tenant, order_id)
+) STRICT, WITHOUT ROWID;
+
+-- Events of apps' own, which alone are their own subject: so that a repeated
+-- request finds the one that it made.
+CREATE INDEX journal_emitted ON journal (tenant, id) WHERE subject = id;
+
+CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
+`}, {Version: 3, Name: "recorded events", SQL: `
 -- Events that arose outside the shards, by the id under which they were handed
 -- over: what makes writing their journal row idempotent.
 CREATE TABLE recorded_events (

@@ -393,6 +393,9 @@ func (l *Ledger) record(s *send, answer *upstream.Answer) error {
 		if event != nil {
 			tx.Attach(event)
 		}
+		if p.Status.Final() {
+			return l.settleOrder(tx, s.tenant, &p, now)
+		}
 		return nil
 	})
 	if err == nil {

@@ -42,7 +42,7 @@ func (t *tail) after(seq uint64, limit int) (rows []*Event, known bool) {
 		return nil, false
 	}
 	from := int(seq + 1 - t.rows[0].Seq)
-	return append(rows, t.rows[from:min(len(t.rows), from+limit)]...), true
+	return append(rows, t.rows[from:from+min(len(t.rows)-from, limit)]...), true
 }
 
 // follow calls fn with up to limit rows of p's journal after seq, in order, from

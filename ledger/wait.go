@@ -8,43 +8,50 @@ import (
 	"tenderbox/tenants"
 )
 
-// waiters are callers that wait for the outcome of a payment.
-type waiters struct {
-	mu   sync.Mutex // guards byID
-	byID map[PaymentID]map[poke]struct{}
+// waiters are callers that wait for what happens to a record, or to a tenant.
+type waiters[K comparable] struct {
+	mu sync.Mutex // guards by
+	by map[K]map[poke]struct{}
 }
 
-func newWaiters() *waiters { return &waiters{byID: map[PaymentID]map[poke]struct{}{}} }
+func newWaiters[K comparable]() *waiters[K] { return &waiters[K]{by: map[K]map[poke]struct{}{}} }
 
-func (w *waiters) join(id PaymentID) (p poke, leave func()) {
+func (w *waiters[K]) join(k K) (p poke, leave func()) {
 	p = newPoke()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.byID[id] == nil {
-		w.byID[id] = map[poke]struct{}{}
+	if w.by[k] == nil {
+		w.by[k] = map[poke]struct{}{}
 	}
-	w.byID[id][p] = struct{}{}
+	w.by[k][p] = struct{}{}
 	return p, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if delete(w.byID[id], p); len(w.byID[id]) == 0 {
-			delete(w.byID, id)
+		if delete(w.by[k], p); len(w.by[k]) == 0 {
+			delete(w.by, k)
 		}
 	}
 }
 
-func (w *waiters) wake(id PaymentID) {
+// none reports whether nobody waits at all.
+func (w *waiters[K]) none() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for p := range w.byID[id] {
+	return len(w.by) == 0
+}
+
+func (w *waiters[K]) wake(k K) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for p := range w.by[k] {
 		p.wake()
 	}
 }
 
-func (w *waiters) wakeAll() {
+func (w *waiters[K]) wakeAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, ps := range w.byID {
+	for _, ps := range w.by {
 		for p := range ps {
 			p.wake()
 		}

@@ -61,6 +61,7 @@ type paymentsInput struct {
 	Status string `query:"status" doc:"pending, succeeded, failed, canceled or requires_confirmation."`
 	Sync   string `query:"sync" doc:"queued, sending, in_doubt, settled or review."`
 	UserID string `query:"user_id"`
+	Order  string `query:"order_id"`
 }
 
 // page is how every list answers.
@@ -174,7 +175,7 @@ func (s *Server) payments(ctx context.Context, in *paymentsInput) (*paymentsOutp
 		return nil, err
 	}
 	found, err := s.ledger.Payments(ctx, t, ledger.Filter{Status: ledger.Status(in.Status), Sync: ledger.SyncState(in.Sync),
-		UserID: in.UserID, Limit: limit, Cursor: cursor})
+		UserID: in.UserID, Order: in.Order, Limit: limit, Cursor: cursor})
 	if err != nil {
 		return nil, err
 	}

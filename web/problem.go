@@ -76,6 +76,7 @@ var (
 var kinds = map[ledger.Kind]int{
 	ledger.Conflict:    http.StatusConflict,
 	ledger.Mismatch:    http.StatusUnprocessableEntity,
+	ledger.Stale:       http.StatusPreconditionFailed,
 	ledger.Unavailable: http.StatusServiceUnavailable,
 	ledger.Full:        http.StatusInsufficientStorage,
 }

@@ -39,9 +39,11 @@ type Box interface {
 	ChangeAccount(ctx context.Context, t tenants.ID, change func() error) error
 }
 
-// Ledger is both.
+// Ledger is all of it.
 type Ledger interface {
 	Payments
+	Users
+	Orders
 	Box
 }
 
@@ -121,6 +123,8 @@ func New(o Options) (*Server, error) {
 	s.api = huma.NewAPI(apiConfig(o.Version), s.adapter)
 	s.registerPayments()
 	s.registerReports()
+	s.registerUsers()
+	s.registerOrders()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {

@@ -19,8 +19,15 @@ import (
 	"tenderbox/tenants"
 )
 
+type otherNouns interface {
+	Users
+	Orders
+}
+
 // fakeLedger is a ledger in memory, whose answers a test may replace.
 type fakeLedger struct {
+	otherNouns // nil: their tests bring their own
+
 	mu       sync.Mutex // guards what follows
 	payments map[tenants.ID][]ledger.Payment
 	keys     map[string]ledger.PaymentID

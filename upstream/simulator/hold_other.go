@@ -3,4 +3,6 @@
 package simulator
 
 // holdPort does nothing here: the port may be taken by another process while the line is cut.
-func holdPort(address string) (bound string, release func(), err error) { return address, func() {}, nil }
+func holdPort(address string) (bound string, release func(), err error) {
+	return address, func() {}, nil
+}

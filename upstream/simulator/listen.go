@@ -43,11 +43,12 @@ func (s *Simulator) Start(address string) (url string, err error) {
 
 // serve starts a server on l. The caller holds listenMu.
 func (s *Simulator) serve(l net.Listener) {
+	s.listener = l
 	server := &http.Server{Handler: s, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: headerBytesMax}
 	s.server = server
 	s.serving.Go(func() {
 		err := panics.Try(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				s.o.Logger.Error("simulator stopped serving", "error", err)
 			}
 		}).AsError()
@@ -71,13 +72,25 @@ func (s *Simulator) Cut(cut bool) error {
 		return nil
 	}
 	if cut {
-		return s.server.Close()
+		// The server does not know its listener before its goroutine runs.
+		if err := s.listener.Close(); err != nil {
+			return err
+		}
+		return s.closeServer()
 	}
 	l, err := net.Listen("tcp", s.address)
 	if err != nil {
 		return fmt.Errorf("simulator: listen again: %w", err)
 	}
 	s.serve(l)
+	return nil
+}
+
+// closeServer ends the server and its connections. Its listener may be closed already.
+func (s *Simulator) closeServer() error {
+	if err := s.server.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	return nil
 }
 
@@ -92,7 +105,7 @@ func (s *Simulator) Close() error {
 	close(s.closed)
 	var err error
 	if s.server != nil {
-		err = s.server.Close()
+		err = s.closeServer()
 	}
 	if s.release != nil {
 		s.release()

@@ -30,6 +30,7 @@ package simulator
 import (
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,7 @@ type Simulator struct {
 
 	listenMu sync.Mutex // guards what follows; before mu
 	server   *http.Server
+	listener net.Listener // of server
 	serving  sync.WaitGroup
 	address  string // of the listener, kept over cuts
 	release  func() // gives the port back, which is held from Start on
