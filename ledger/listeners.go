@@ -13,7 +13,9 @@ const PaymentsQueue = "payments"
 // follow from it. A listener is a pure function; the jobs do the work and are
 // retried.
 var listeners = map[EventType][]func(*Event) jobs.NewJob{
-	PaymentCreated: {settleJob},
+	PaymentCreated:        {settleJob},
+	UserCreated:           {createProfile},
+	NotificationRequested: {pushRequested},
 }
 
 // settleJob schedules the settling of a payment. Its id is the payment's, so
