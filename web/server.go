@@ -44,6 +44,7 @@ type Ledger interface {
 	Payments
 	Users
 	Orders
+	Notifications
 	Box
 }
 
@@ -125,6 +126,7 @@ func New(o Options) (*Server, error) {
 	s.registerReports()
 	s.registerUsers()
 	s.registerOrders()
+	s.registerNotifications()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {

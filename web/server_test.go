@@ -22,6 +22,7 @@ import (
 type otherNouns interface {
 	Users
 	Orders
+	Notifications
 }
 
 // fakeLedger is a ledger in memory, whose answers a test may replace.
