@@ -17,6 +17,7 @@ import (
 
 	"tenderbox/bus"
 	"tenderbox/jobs"
+	"tenderbox/jobs/notify"
 	"tenderbox/ledger"
 	"tenderbox/store"
 	"tenderbox/tenants"
@@ -39,7 +40,7 @@ const (
 // job that somebody else removes would leave the payment unsettled.
 var queues = []jobs.QueueConfig{
 	{Name: "email"},
-	{Name: "notifications"},
+	{Name: ledger.NotificationsQueue},
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
 	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
 	{Name: ledger.PaymentsQueue, ReadOnly: true},
@@ -56,6 +57,7 @@ type App struct {
 	engine   *jobs.Engine
 	ledger   *ledger.Ledger
 	recorder *jobs.Runner // of events that arose outside the shards
+	notifier *jobs.Runner // of notifications
 	events   *eventLog
 	listener *listener
 
@@ -156,6 +158,10 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	if err != nil {
 		return nil, err
 	}
+	a.notifier, err = a.engine.NewRunner(jobs.RunnerOptions{Queue: notify.Queue, Handlers: notify.Handlers(inboxes{a.ledger})})
+	if err != nil {
+		return nil, err
+	}
 	for code, detail := range map[string]string{"box_file_restored": boxAlarm, "queue_file_replaced": jobsAlarm} {
 		if detail != "" {
 			a.ledger.RaiseAlarm(code, detail) // stays until the next start: a person should have seen it
@@ -217,6 +223,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
 	stopRecorder := start("recorder", a.recorder.Run)
+	stopNotifier := start("notifier", a.notifier.Run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -237,7 +244,8 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopRecorder() // before the ledger, which writes what it records; what is left waits in its queue
+			stopNotifier() // these two before the ledger, which writes what they do; what is left waits in its queue
+			stopRecorder()
 			stopLedger()   // finish the sends in hand and write their outcomes
 			stopEvents()   // after the ledger, whose last events it takes
 			stopAccounts() // last: the sends needed them

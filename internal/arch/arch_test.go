@@ -33,7 +33,7 @@ type arrow struct {
 // without a line fails the test, so that a new one is placed on purpose.
 var arrows = map[string]arrow{
 	"cmd/tenderbox": {
-		[]string{"web", "ledger", "upstream", "upstream/simulator", "jobs", "bus", "tenants", "shards", "store"},
+		[]string{"web", "ledger", "upstream", "upstream/simulator", "jobs", "jobs/notify", "bus", "tenants", "shards", "store"},
 		"the program wires everything; nothing imports it",
 	},
 	"web":                {[]string{"ledger", "tenants", "jobs", "bus", "upstream"}, "HTTP speaks to the story and to who is calling, never to files"},
