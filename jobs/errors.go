@@ -6,8 +6,8 @@ import (
 )
 
 var (
-	// ErrNotFound: no job of that id in that queue of that tenant, or none any more.
-	ErrNotFound = errors.New("no such job")
+	// ErrNotFound: no job (or schedule) of that id in that queue of that tenant, or none any more.
+	ErrNotFound = errors.New("not found")
 	// ErrUnknownQueue: the queue neither ships with the box nor is the tenant's own; the text lists those that are.
 	ErrUnknownQueue = errors.New("unknown queue")
 	// ErrInvalid: a wish breaks a rule; an *InvalidError says which member.

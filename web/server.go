@@ -307,5 +307,7 @@ func (s *Server) authenticate(x *exchange, who access) (err error) {
 	if err != nil {
 		return err
 	}
-	return x.held.enter(&t, s.now())
+	err = x.held.enter(&t, s.now())
+	x.lane = x.held.lane
+	return err
 }
