@@ -10,6 +10,7 @@ import (
 
 	"tenderbox/jobs"
 	"tenderbox/jobs/email"
+	"tenderbox/jobs/notify"
 	"tenderbox/ledger"
 )
 
@@ -39,6 +40,7 @@ func (a *App) newWorkers(mailer *email.Mailer) (workers, error) {
 	var ws workers
 	for _, o := range []jobs.RunnerOptions{
 		{Queue: ledger.EventsQueue, Handler: a.ledger.Record},
+		{Queue: ledger.NotificationsQueue, Handlers: notify.Handlers(inboxes{a.ledger}), DrainTimeout: deliveriesDrainMax},
 		{Queue: ledger.EmailQueue, Handlers: mails, Ready: mailer.Ready, Concurrency: emailWorkers},
 	} {
 		r, err := a.engine.NewRunner(o)
