@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -137,8 +136,6 @@ func noopQueues() http.Handler {
 // BenchmarkQueuesWire is a box's queue with its file, over loopback TCP with 64 keep-alive connections, beside a handler that only decodes
 // and encodes: "add" is one durable job a request, "work" leases and completes a hundred at a time and counts jobs.
 func BenchmarkQueuesWire(b *testing.B) {
-	// As the program does: a writer that waits for the disk must not keep a processor from the requests.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4))
 	add := func(address, key string) []byte {
 		return []byte(fmt.Sprintf("POST /api/v1/queues/email/jobs HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench/1\r\nAuthorization: Bearer %s\r\n"+
 			"Content-Type: application/json\r\nContent-Length: %d\r\nAccept-Encoding: gzip\r\n\r\n%s", address, key, len(benchAdd), benchAdd))
