@@ -180,7 +180,7 @@ func TestATokenSurvivesAKill(t *testing.T) {
 		js := lease(t, e, jobs.LeaseRequest{Max: 2, For: time.Minute, Worker: "w"}, "a", "b")
 		_, err := e.Progress(t.Context(), ref(js[0]), json.RawMessage(`"half"`))
 		fatalIf(t, err)
-		e, s = crash(t, s, oneQueue())
+		_, s = crash(t, s, oneQueue())
 		time.Sleep(30 * time.Second)
 		e, _ = crash(t, s, oneQueue())
 		if j := get(t, e, "a"); j.State != jobs.Active || j.Worker != "w" || string(j.Progress) != `"half"` || j.AttemptsMade != 1 {
