@@ -34,7 +34,7 @@ const (
 // LeaseRequest asks for jobs on behalf of a worker that is not in this process.
 type LeaseRequest struct {
 	Queue  string
-	Tenant string        // "": all tenants in turn
+	Tenant string        // "": all tenants in turn; the box's own work is not among theirs
 	Max    int           // 1 to 1000; 0: 1. Fewer come when there are fewer, or when their data is much
 	For    time.Duration // after which the jobs are leased anew, unless extended: 10 ms to 24 h; 0: 30 s
 	Wait   time.Duration // long poll: how long to wait for a first job, up to a minute; 0: not at all
@@ -96,7 +96,7 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 	timer := time.NewTimer(r.Wait)
 	defer timer.Stop()
 	for {
-		les, err := e.take(w, r.Max, leaseBytesMax, nil)
+		les, err := e.take(w, r.Max, leaseBytesMax, ofTenants)
 		if len(les) > 0 {
 			js, err := e.lend(ctx, les, r)
 			if err != nil || len(js) > 0 {
@@ -121,6 +121,10 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 		}
 	}
 }
+
+// ofTenants keeps the box's own work from workers outside: they could not name its tenant, and what they
+// complete would not be done.
+func ofTenants(tenant string) bool { return tenant != "" }
 
 // look lets w look through the view of a tenant ("": all), names (none: all) and tenantMax.
 func (e *Engine) look(w *waiter, tenant string, names []string, tenantMax int) error {

@@ -61,7 +61,7 @@ func openBox(t testing.TB, dir string, o testOptions) *testBox {
 	if o.offline != nil {
 		must(registry.Update(ctx, testTenant, func(t *tenants.Tenant) error { t.Offline = o.offline; return nil }))(t)
 	}
-	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}}, Now: o.now}))(t)
+	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: ProcessingQueue}}, Now: o.now}))(t)
 	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Now: o.now})
 	b.Ledger = must(Open(ctx, Options{Dir: filepath.Join(dir, "shards"), Keyring: kr, Tenants: registry, Jobs: engine, Accounts: accounts,
 		KeyMemory: o.keyMemory, Now: o.now, Events: o.events}))(t)
@@ -142,7 +142,7 @@ func (b *testBox) audit() []Finding {
 	b.stop()
 	queue := storetest.Reopen(b.t, filepath.Join(b.dir, "jobs.db"), store.Options{})
 	defer queue.Close()
-	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}}}))(b.t)
+	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: ProcessingQueue}}}))(b.t)
 	defer engine.Close()
 	findings, err := Check(b.t.Context(), CheckOptions{Dir: filepath.Join(b.dir, "shards"), Keyring: b.keyring, Tenants: []tenants.Tenant{{ID: testTenant}}, Jobs: engine})
 	if err != nil {

@@ -13,7 +13,19 @@ const PaymentsQueue = "payments"
 // follow from it. A listener is a pure function; the jobs do the work and are
 // retried.
 var listeners = map[EventType][]func(*Event) jobs.NewJob{
-	PaymentCreated: {settleJob},
+	PaymentCreated:   {settleJob, analyticsJob},
+	PaymentSucceeded: {analyticsJob},
+	PaymentFailed:    {analyticsJob},
+	PaymentCanceled:  {analyticsJob},
+	RefundCreated:    {analyticsJob},
+	RefundSucceeded:  {analyticsJob},
+	RefundFailed:     {analyticsJob},
+	OrderCreated:     {analyticsJob},
+	OrderPaid:        {analyticsJob},
+	OrderCompleted:   {analyticsJob},
+	OrderCanceled:    {analyticsJob},
+	UserCreated:      {analyticsJob},
+	UserVerified:     {analyticsJob},
 }
 
 // settleJob schedules the settling of a payment. Its id is the payment's, so

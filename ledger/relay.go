@@ -129,8 +129,17 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	}
 	to, n := jobs.Cursor{}, 0
 	var js []jobs.NewJob
+	feed := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
-		js = append(js, jobsFor(e)...)
+		for _, j := range jobsFor(e) {
+			if j.Queue == ProcessingQueue { // one does for the whole batch
+				if feed {
+					continue
+				}
+				feed = true
+			}
+			js = append(js, j)
+		}
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++
 		return nil

@@ -57,6 +57,8 @@ type Options struct {
 	Jobs     JobEngine // nil: no queues, and none in the metrics
 	Accounts Accounts  // for the metrics; nil: none
 
+	Analytics Analytics // nil: none
+
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
 	Version      string   // told by /openapi.json; "": 0
@@ -70,6 +72,7 @@ type Options struct {
 type Server struct {
 	ledger  Ledger
 	jobs    JobEngine
+	sums    Analytics
 	tenants *tenants.Registry
 	log     *slog.Logger
 	now     func() time.Time
@@ -92,7 +95,7 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -134,6 +137,9 @@ func New(o Options) (*Server, error) {
 		s.registerLeases()
 		s.registerSchedules()
 		s.registerStream()
+	}
+	if s.sums != nil {
+		s.registerAnalytics()
 	}
 	s.registerHealth()
 	s.registerMetrics()

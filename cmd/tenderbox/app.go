@@ -17,6 +17,7 @@ import (
 
 	"tenderbox/bus"
 	"tenderbox/jobs"
+	"tenderbox/jobs/process"
 	"tenderbox/ledger"
 	"tenderbox/store"
 	"tenderbox/tenants"
@@ -30,6 +31,8 @@ const (
 	// sendsDrainMax: a send in hand ends within its own timeout (5 s unless set otherwise), and its outcome
 	// is then written. What takes longer is found again at the next start, under the same key.
 	sendsDrainMax = 10 * time.Second
+	// processorConcurrency: one journal is counted while another waits for its disk. It must not take processors from payments.
+	processorConcurrency = 2
 	// stopMax bounds a whole stop: requests (10 s), sends (10 s), then closing files. The systemd unit waits
 	// longer than this before it kills.
 	stopMax = 30 * time.Second
@@ -41,7 +44,7 @@ var queues = []jobs.QueueConfig{
 	{Name: "email"},
 	{Name: "notifications"},
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
-	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
+	{Name: ledger.ProcessingQueue, Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
 	{Name: ledger.PaymentsQueue, ReadOnly: true},
 	{Name: "webhooks", ReadOnly: true},
 	{Name: ledger.EventsQueue, Internal: true},
@@ -58,6 +61,9 @@ type App struct {
 	recorder *jobs.Runner // of events that arose outside the shards
 	events   *eventLog
 	listener *listener
+
+	analytics *ledger.Analytics
+	processor *jobs.Runner // of the work that keeps analytics up to date
 
 	// FirstKey is the API key of tenant `default` if this start made it, else "".
 	FirstKey string
@@ -156,6 +162,16 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	if err != nil {
 		return nil, err
 	}
+	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
+	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
+	a.onClose(analyticsFile, a.analytics.Close)
+	a.processor, err = a.engine.NewRunner(jobs.RunnerOptions{
+		Queue: ledger.ProcessingQueue, Handlers: process.Handlers(a.analytics), Concurrency: processorConcurrency,
+		DrainTimeout: -1, // what is cut short goes on from its cursor
+	})
+	if err != nil {
+		return nil, err
+	}
 	for code, detail := range map[string]string{"box_file_restored": boxAlarm, "queue_file_replaced": jobsAlarm} {
 		if detail != "" {
 			a.ledger.RaiseAlarm(code, detail) // stays until the next start: a person should have seen it
@@ -165,7 +181,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
-		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts,
+		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
 		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
@@ -217,6 +233,8 @@ func (a *App) Run(ctx context.Context) error {
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
 	stopRecorder := start("recorder", a.recorder.Run)
+	stopAnalytics := start("analytics", a.analytics.Run)
+	stopProcessor := start("processor", a.processor.Run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -237,7 +255,9 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopRecorder() // before the ledger, which writes what it records; what is left waits in its queue
+			stopRecorder()  // before the ledger, which writes what it records; what is left waits in its queue
+			stopProcessor() // before the ledger, whose journals it reads
+			stopAnalytics()
 			stopLedger()   // finish the sends in hand and write their outcomes
 			stopEvents()   // after the ledger, whose last events it takes
 			stopAccounts() // last: the sends needed them

@@ -18,6 +18,7 @@ const (
 	busFolder         = "bus"
 	boxFile           = "box.db"
 	jobsFile          = "jobs.db"
+	analyticsFile     = "analytics.db"
 	addressFile       = "address"
 	defaultKeyFile    = "default.key"
 	operatorTokenFile = "operator.token"
