@@ -409,4 +409,3 @@ func (s *sums) asAsked(random *rand.Rand, made *madeThings) {
 		}
 	}
 }
-

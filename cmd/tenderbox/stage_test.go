@@ -235,6 +235,39 @@ func (s *stage) ask(ts *testscript.TestScript, args []string) error {
 	return err
 }
 
+// jobEnded waits for the end of a job of the first tenant's, and shows it.
+func (s *stage) jobEnded(ts *testscript.TestScript, queue, id string) error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("job %s of %s does not end", id, queue))
+	defer cancel()
+	tick := time.NewTicker(demoPoll)
+	defer tick.Stop()
+	for {
+		var j struct {
+			State string `json:"state"`
+		}
+		var all json.RawMessage
+		if err := b.do(ctx, http.MethodGet, queuesPath+"/"+queue+"/jobs/"+id, nil, &all); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(all, &j); err != nil {
+			return err
+		}
+		if j.State == "completed" || j.State == "failed" {
+			_, err := fmt.Fprintf(ts.Stdout(), "%s\n", all)
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // memberOf finds a member such as jobs.0.id.
 func memberOf(answer any, path string) (string, error) {
 	for name := range strings.SplitSeq(path, ".") {
