@@ -28,7 +28,8 @@ const (
 	feedRowsMax = 100_000
 	// analyticsPoll is how often analytics looks for rows that no job was enqueued for.
 	analyticsPoll = 10 * time.Second
-	// analyticsViewMax bounds one question. A year by the day takes a tenth of it.
+	// analyticsViewMax bounds one question. A year by the day, traded in every quarter of
+	// an hour in two currencies, takes a twentieth of it.
 	analyticsViewMax = 5 * time.Second
 	// analyticsReaders is how many questions are answered at a time: they are a page
 	// that somebody looks at, not a till's path.
