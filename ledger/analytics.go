@@ -31,9 +31,12 @@ const (
 	// analyticsViewMax bounds one question. A year by the day, traded in every quarter of
 	// an hour in two currencies, takes a twentieth of it.
 	analyticsViewMax = 5 * time.Second
-	// analyticsReaders is how many questions are answered at a time: they are a page
-	// that somebody looks at, not a till's path.
+	// analyticsReaders is how many questions are answered at a time, one of each tenant:
+	// they are a page that somebody looks at, not a till's path.
 	analyticsReaders = 2
+	// analyticsWAL is the size at which the WAL is written back and synced: what a power
+	// cut can take is counted again in seconds.
+	analyticsWAL = 8 << 20
 )
 
 // Analytics keeps, in a file of its own, sums of what the journals tell: payments,
@@ -54,6 +57,7 @@ type Analytics struct {
 	rows int // of one transaction
 
 	news    poke            // look at once
+	turns   sync.Map        // tenants.ID → chan struct{}: held by the tenant's question in hand
 	checked []atomic.Uint64 // by shard: the generation of the file whose cursor was held against the journal
 	lives   atomic.Uint64   // of the file since start: which one is open
 
@@ -111,7 +115,7 @@ func (a *Analytics) mend(ctx context.Context) {
 		a.replaced(&shards.Moved{To: to, Cause: corrupt.Cause})
 	}
 	file, moved, err := shards.OpenDerived(ctx, a.path, a.l.BoxID(), shards.Options{
-		Migrations: analyticsMigrations, ReadConns: analyticsReaders, ViewTimeout: analyticsViewMax, Logger: a.l.log})
+		Migrations: analyticsMigrations, ReadConns: analyticsReaders, ViewTimeout: analyticsViewMax, CheckpointBytes: analyticsWAL, Logger: a.l.log})
 	if moved != nil {
 		a.replaced(moved)
 	}
@@ -146,6 +150,9 @@ func (a *Analytics) Run(ctx context.Context) error {
 
 // enqueue gives each journal that is not counted to its end its job.
 func (a *Analytics) enqueue(ctx context.Context) error {
+	if a.l.set.Short() {
+		return nil // what room there is belongs to settling
+	}
 	cursors, err := a.cursors(ctx)
 	if err != nil {
 		return err
@@ -183,7 +190,8 @@ func (a *Analytics) Close() error {
 func (a *Analytics) Journals() int { return len(a.l.parts) }
 
 // Feed counts what one journal holds beyond its cursor. more: there is more than
-// one attempt should take. A shard out of service is left for later.
+// one attempt should take. A shard out of service is left for later; so is everything
+// while the disk is full, for what room there is belongs to settling.
 func (a *Analytics) Feed(ctx context.Context, journal int) (more bool, err error) {
 	p := a.l.parts[journal]
 	stuck := alarmKey{code: analyticsOut.code, subject: p.origin()}
@@ -191,7 +199,7 @@ func (a *Analytics) Feed(ctx context.Context, journal int) (more bool, err error
 		if err := ctx.Err(); err != nil {
 			return true, err
 		}
-		if !p.readable() {
+		if !p.readable() || a.l.set.Short() {
 			return false, nil
 		}
 		n, err := a.feed(ctx, p)
@@ -287,12 +295,15 @@ func clearTallies(ctx context.Context, file *shards.Derived) error {
 // Rebuild forgets every sum and has the journals counted from their first rows, in
 // the background. Until then, answers say how far they are.
 func (a *Analytics) Rebuild(ctx context.Context) error {
+	if a.l.set.Short() {
+		return unavailable(shards.ErrFull)
+	}
 	file, err := a.current()
 	if err != nil {
 		return err
 	}
 	if err := clearTallies(ctx, file); err != nil {
-		return unavailable(err)
+		return outOfService(err)
 	}
 	a.news.wake()
 	return nil

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -110,6 +111,25 @@ func TestAnalyticsLag(t *testing.T) {
 		t.Errorf("with a shard out of service: %+v", lag)
 	}
 	s.feedAll() // leaves it for later
+}
+
+// One tenant's question at a time: the second one waits for the first, and another tenant's does not.
+func TestAnalyticsTurns(t *testing.T) {
+	s, _, clock := openMany(t)
+	leave := must(s.a.enter(t.Context(), testTenant))(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	q := AnalyticsQuery{Nouns: []Noun{UserNoun}, Bucket: ByDay, From: clock.now(), To: clock.now().Add(1)}
+	if _, err := s.a.Sums(gone, testTenant, q); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked beside the first: %v", err)
+	}
+	if _, err := s.a.Sums(t.Context(), "other", q); err != nil {
+		t.Errorf("another tenant: %v", err)
+	}
+	leave()
+	if _, err := s.a.Sums(t.Context(), testTenant, q); err != nil {
+		t.Errorf("asked after the first: %v", err)
+	}
 }
 
 func TestAnalyticsQueriesAreBounded(t *testing.T) {

@@ -120,6 +120,11 @@ func (a *Analytics) Sums(ctx context.Context, t tenants.ID, q AnalyticsQuery) (S
 	if err != nil {
 		return Sums{}, err
 	}
+	leave, err := a.enter(ctx, t)
+	if err != nil {
+		return Sums{}, err
+	}
+	defer leave()
 	out := Sums{From: q.From, To: q.To}
 	var cursors []head
 	err = file.View(ctx, func(tx *shards.Tx) (err error) {
@@ -145,6 +150,19 @@ func (a *Analytics) Sums(ctx context.Context, t tenants.ID, q AnalyticsQuery) (S
 		return strings.Compare(x.Currency, y.Currency)
 	})
 	return out, nil
+}
+
+// enter waits for the tenant's turn: one that asks for many years at once waits for
+// itself, and others do not.
+func (a *Analytics) enter(ctx context.Context, t tenants.ID) (leave func(), err error) {
+	v, _ := a.turns.LoadOrStore(t, make(chan struct{}, 1))
+	turn := v.(chan struct{})
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // outOfService puts an error of the file into words for the caller.
