@@ -444,3 +444,11 @@ func TestManyCompletionsKeepWhatRetentionSays(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// The box's own work is done by the box: a worker outside that leases from all tenants in turn does not get it.
+func TestTheBoxsOwnWorkIsNotLeasedOut(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	enqueue(t, e, jobs.NewJob{Queue: "q", ID: "own"}, job("a"))
+	lease(t, e, jobs.LeaseRequest{Max: 9}, "a")
+	lease(t, e, jobs.LeaseRequest{Max: 9, Names: []string{""}})
+}

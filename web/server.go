@@ -59,6 +59,8 @@ type Options struct {
 	Jobs     JobEngine // nil: no queues, and none in the metrics
 	Accounts Accounts  // for the metrics; nil: none
 
+	Analytics Analytics // nil: none
+
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
 	Source       string   // of events, as CloudEvents name it: "/tenderbox/<box id>"
@@ -74,6 +76,7 @@ type Server struct {
 	ledger  Ledger
 	source  string // of events
 	jobs    JobEngine
+	sums    Analytics
 	tenants *tenants.Registry
 	log     *slog.Logger
 	now     func() time.Time
@@ -96,7 +99,7 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -140,6 +143,9 @@ func New(o Options) (*Server, error) {
 		s.registerLeases()
 		s.registerSchedules()
 		s.registerStream()
+	}
+	if s.sums != nil {
+		s.registerAnalytics()
 	}
 	s.registerHealth()
 	s.registerMetrics()
