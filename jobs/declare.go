@@ -315,6 +315,9 @@ func (e *Engine) Resume(ctx context.Context, tenant, queue string) error {
 }
 
 func (e *Engine) setPause(ctx context.Context, tenant, queue string, on bool, write func(b *bbolt.Bucket, key []byte) error) error {
+	if tenant != "" && !isLabel(tenant) {
+		return invalid("tenant", "%q is not a DNS label", tenant)
+	}
 	if err := e.canSee(tenant, queue); err != nil {
 		return err
 	}

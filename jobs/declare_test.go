@@ -1,9 +1,12 @@
 package jobs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +16,8 @@ import (
 	"go.etcd.io/bbolt"
 
 	"tenderbox/jobs"
+	"tenderbox/store"
+	"tenderbox/store/storetest"
 )
 
 func shipped() jobs.Options {
@@ -55,7 +60,7 @@ func TestATenantsOwnQueues(t *testing.T) {
 		}
 		q, err := e.Queue("a", "resize")
 		want := jobs.QueueInfo{Name: "resize", Tenant: "a", Defaults: d, Limits: l, Counts: jobs.QueueStats{Queue: "resize", Waiting: 1, Delayed: 1}}
-		q.Counts.OldestWaiting, q.Rates = time.Time{}, jobs.QueueRates{} // what is measured has tests of its own
+		q.Counts.OldestWaiting, q.Rates = time.Time{}, jobs.QueueRates{}
 		if diff := cmp.Diff(want, q); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
 		}
@@ -235,5 +240,64 @@ func TestBrokenSettings(t *testing.T) {
 	}
 	if q, err := e.Queue("t", "own"); err != nil || q.Counts.Waiting != 1 {
 		t.Errorf("%v, %+v", err, q)
+	}
+}
+
+// TestAuditOfLeasesAndSettings: whatever is changed in these buckets behind the engine's back is named, and nothing else.
+func TestAuditOfLeasesAndSettings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "jobs.db")
+	fill := func(s *store.Store) {
+		e := openOn(t, s, oneQueue())
+		_, err := e.Declare(t.Context(), "t", "own", jobs.Defaults{}, jobs.Limits{})
+		fatalIf(t, err)
+		enqueue(t, e, job("a"), job("b"))
+		lease(t, e, jobs.LeaseRequest{For: time.Hour, Worker: "w"}, "a")
+		fatalIf(t, e.Pause(t.Context(), "t", "q"))
+		fatalIf(t, e.Close())
+	}
+	s := storetest.Reopen(t, path, store.Options{})
+	fill(s)
+	fatalIf(t, s.Close())
+	whole, err := os.ReadFile(path)
+	fatalIf(t, err)
+	if findings, err := jobs.Audit(path); err != nil || len(findings) > 0 {
+		t.Fatalf("%v, %v", findings, err)
+	}
+	for _, bucket := range []string{"leased", "queues", "paused"} {
+		for name, change := range map[string]func(b *bbolt.Bucket, k, v []byte) error{
+			"value": func(b *bbolt.Bucket, k, v []byte) error {
+				v = bytes.Clone(v)
+				v[len(v)-1] ^= 1
+				return b.Put(k, v)
+			},
+			"version": func(b *bbolt.Bucket, k, v []byte) error { return b.Put(k, append([]byte{v[0] + 1}, v[1:]...)) },
+			"short":   func(b *bbolt.Bucket, k, v []byte) error { return b.Put(k, v[:3]) },
+			"key": func(b *bbolt.Bucket, k, v []byte) error {
+				k = bytes.Clone(k)
+				if err := b.Delete(k); err != nil {
+					return err
+				}
+				k[len(k)-2] ^= 1
+				return b.Put(k, bytes.Clone(v))
+			},
+		} {
+			path := filepath.Join(t.TempDir(), "jobs.db")
+			fatalIf(t, os.WriteFile(path, whole, 0o600))
+			s := storetest.Reopen(t, path, store.Options{})
+			fatalIf(t, s.Update(t.Context(), func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte(bucket))
+				k, v := b.Cursor().First()
+				return change(b, bytes.Clone(k), bytes.Clone(v))
+			}))
+			e := openOn(t, s, oneQueue()) // it opens, and nothing panics
+			if q, err := e.Queue("t", "q"); err != nil || q.Counts.Waiting+q.Counts.Active != 2 {
+				t.Errorf("%s, %s: %v, %+v", bucket, name, err, q)
+			}
+			fatalIf(t, e.Close())
+			fatalIf(t, s.Close())
+			if findings, err := jobs.Audit(path); err != nil || len(findings) != 1 {
+				t.Errorf("%s, %s: %v, %v", bucket, name, findings, err)
+			}
+		}
 	}
 }

@@ -1,28 +1,33 @@
-// Package jobs keeps queues of work on disk and runs them: schedule, attempts, backoff, priorities, fair turns.
+// Package jobs keeps queues of work on disk and runs them: schedule, attempts, backoff, priorities, limits, fair turns, workers here and elsewhere.
 //
 // # Promise
 //
-// A job that Enqueue or EnqueueFrom answered is run until its handler says it is done, cancels it, or its attempts are used
-// up, through any number of crashes: at least once, never by two workers of one box at a time. EnqueueFrom stores jobs and the
+// A job that Enqueue or EnqueueFrom answered is run until its worker says it is done, cancels it, or its attempts are used
+// up, through any number of crashes: at least once, never under two live leases. EnqueueFrom stores jobs and the
 // caller's cursor in one transaction: each batch exactly once. Tenants take turns; within a tenant the lower
 // priority goes first, then the older job.
 //
 // # Types
 //
-// [Engine] holds the queues of one store. [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a
-// [Handler], whose returned error is its wish ([Cancel], [Snooze], [Done]). [Cursor] is a position in somebody else's log.
+// [Engine] holds the queues of one store: those that ship with the box ([QueueConfig]) and those that tenants declare ([Engine.Declare]).
+// [NewJob] is a wish, [Job] what became of it. [Runner] leases jobs and hands them to a [Handler], whose returned error is its wish
+// ([Cancel], [Snooze], [RetryIn], [Done]). [Engine.Lease] is for workers outside this process, which hold a token until a deadline and speak with
+// it ([LeaseRef]). [Cursor] is a position in somebody else's log. [Schedule] makes jobs by the
+// calendar. List, Retry, Promote, Remove, Drain, Log and Watch are for people and their tools.
 //
 // # After a crash
 //
-// Leases die with the process: what was active is waiting again, at its old place. The start of an attempt is
+// Leases of the box's own workers die with the process: what they had is waiting again, at its old place. The start of an attempt is
 // written unwaited in passing, so a crash may forget the last few milliseconds of starts; to stop a job that kills the
 // process each time, starts are waited for after an unclean end until ten minutes went well, and from the second attempt in a
-// row that ended with the process, the job backs off before it runs again. DESIGN.md goes through every point of a crash.
+// row that ended with the process, the job backs off before it runs again. Leases of workers outside are on disk when Lease answers and hold until
+// their deadline. DESIGN.md goes through every point of a crash.
 //
 // # Caveats
 //
-// Handlers must be idempotent. Counts and turns live in memory and are rebuilt at Open from one pass over
-// the keys. Schedules use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due.
+// Handlers and workers must be idempotent. Counts and turns live in memory and are rebuilt at Open from one pass over
+// the keys. Delays use a clock that never runs backwards, also across restarts; a jump ahead makes delayed jobs due. Leases run out and rates
+// fill by one that does not jump. [Schedule]s follow the machine's clock, and never repeat an occurrence.
 // Lock order: Engine.mu, then the store's; a function given to the store may take Engine.mu, nobody
 // who holds Engine.mu may wait for the store's writer or call a handler, Ready or Failed.
 package jobs
@@ -65,7 +70,7 @@ type Options struct {
 	// pure function: it may be called more than once. Its jobs must be valid; others are dropped and logged.
 	Failed func(Job) []NewJob
 
-	steady func() time.Duration // for tests: the clock that does not jump
+	steady func() time.Duration // for tests: the clock that does not jump. Whoever turns it calls tick, too
 }
 
 func (o Options) validate() error {
@@ -109,6 +114,7 @@ type Engine struct {
 	queues    map[string]*queue
 	tokens    map[string]*lease // leases from outside, by token
 	deadlines deadlines         // of the same
+	tickAt    time.Duration     // steady time at which the scheduler looks again
 	nextTok   uint64
 	looks     uint64   // how often somebody looked through a view
 	starts    []*lease // begun, not yet written
@@ -174,7 +180,11 @@ func Open(st *store.Store, o Options) (*Engine, error) {
 	e.startsWait.init(!clean && !fresh)
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stop, e.done = cancel, ctx.Done()
-	go e.schedule(ctx)
+	if o.steady == nil {
+		go e.schedule(ctx)
+	} else {
+		close(e.scheduled)
+	}
 	return e, nil
 }
 

@@ -132,7 +132,14 @@ func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err erro
 		}
 		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
 			return nil, err
-		} // a damaged one is replaced: its id must not be lost to work that has to be done
+		}
+		if errors.Is(err, ErrDamaged) { // it is replaced: its id must not be lost to work that has to be done
+			if p, err := decodePlace(tx.Bucket(bIDs).Get(idKey(j.Queue, j.Tenant, j.ID))); err == nil {
+				if err := dropLogs(tx, j.Queue, j.Tenant, p.seq); err != nil {
+					return nil, err
+				}
+			}
+		}
 	}
 	seq, err := tx.Bucket(bWaiting).NextSequence()
 	if err != nil {

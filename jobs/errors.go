@@ -6,8 +6,8 @@ import (
 )
 
 var (
-	// ErrNotFound: no job of that id in that queue of that tenant, or none any more.
-	ErrNotFound = errors.New("no such job")
+	// ErrNotFound: no job (or schedule) of that id in that queue of that tenant, or none any more.
+	ErrNotFound = errors.New("not found")
 	// ErrUnknownQueue: the queue neither ships with the box nor is the tenant's own; the text lists those that are.
 	ErrUnknownQueue = errors.New("unknown queue")
 	// ErrInvalid: a wish breaks a rule; an *InvalidError says which member.
@@ -62,3 +62,20 @@ type JobError struct {
 
 func (e *JobError) Error() string { return fmt.Sprintf("job %d: %v", e.Index, e.Err) }
 func (e *JobError) Unwrap() error { return e.Err }
+
+// Refused returns which jobs of a batch an error of Enqueue or EnqueueFrom names, by their index, in order. Of many it
+// names the first few.
+func Refused(err error) (indexes []int) {
+	switch err := err.(type) { //nolint:errorlint // it walks the tree
+	case *JobError:
+		return []int{err.Index}
+	case interface{ Unwrap() []error }:
+		for _, err := range err.Unwrap() {
+			indexes = append(indexes, Refused(err)...)
+		}
+		return indexes
+	case interface{ Unwrap() error }:
+		return Refused(err.Unwrap())
+	}
+	return nil
+}

@@ -22,8 +22,8 @@ import (
 	"tenderbox/store/storetest"
 )
 
-// child is a box of nothing but jobs: a relay that enqueues numbered jobs from its log, and a runner. It prints each batch that
-// was answered (E offset) and each job that ran (R id), until it is killed.
+// child is a box of nothing but jobs: a relay that enqueues numbered jobs from its log, a runner, and a worker that leases as those outside do.
+// It prints each batch that was answered (E offset), each job that ran (R id) and each end of a lease that was answered (C id), until it is killed.
 func child(path string) {
 	die := func(err error) {
 		if err != nil {
@@ -46,6 +46,23 @@ func child(path string) {
 	}})
 	die(err)
 	go func() { die(r.Run(context.Background())) }()
+	go func() {
+		for {
+			js, err := e.Lease(context.Background(), jobs.LeaseRequest{Queue: "q", Max: 10, For: 300 * time.Millisecond, Wait: time.Second})
+			die(err)
+			var ends []jobs.Completion
+			for _, j := range js {
+				say("R", string(j.Data))
+				ends = append(ends, jobs.Completion{LeaseRef: ref(j)})
+			}
+			_, errs := e.CompleteMany(context.Background(), ends)
+			for i, err := range errs {
+				if err == nil {
+					say("C", string(js[i].Data))
+				}
+			}
+		}
+	}()
 	for {
 		c, _, err := e.Cursor("log")
 		die(err)
@@ -59,10 +76,11 @@ func child(path string) {
 	}
 }
 
-// TestKilled kills the child again and again. In the end every number up to the cursor has run, none above it, and nothing is left.
+// TestKilled kills the child again and again. In the end every number up to the cursor has run, none above it, none after its completion was answered,
+// and nothing is left.
 func TestKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "jobs.db")
-	ran, answered := map[int]int{}, 0
+	ran, complete, answered := map[int]int{}, map[int]bool{}, 0
 	for range 6 {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), "JOBS_TEST_CHILD="+path)
@@ -82,6 +100,11 @@ func TestKilled(t *testing.T) {
 			switch what {
 			case "R":
 				ran[i]++
+				if complete[i] {
+					t.Errorf("job %d ran again after its completion was answered", i)
+				}
+			case "C":
+				complete[i] = true
 			case "E":
 				answered = max(answered, i)
 			default:
@@ -99,6 +122,9 @@ func TestKilled(t *testing.T) {
 	stop := run(t, e, jobs.RunnerOptions{Queue: "q", Concurrency: 1, Handler: func(_ context.Context, j *jobs.Job) error {
 		i, err := strconv.Atoi(string(j.Data))
 		ran[i]++
+		if complete[i] {
+			t.Errorf("job %d ran again after its completion was answered", i)
+		}
 		return err
 	}})
 	until(t, func() bool { return stats(t, e) == jobs.QueueStats{Queue: "q"} })
@@ -113,6 +139,9 @@ func TestKilled(t *testing.T) {
 			t.Errorf("job %d was enqueued and never ran", i)
 		}
 	}
+	if len(complete) == 0 {
+		t.Error("nobody outside completed anything")
+	}
 	if len(ran) > int(c.Offset) {
 		t.Errorf("%d different jobs ran, %d were enqueued", len(ran), c.Offset)
 	}
@@ -122,9 +151,7 @@ func TestKilled(t *testing.T) {
 func TestDiskFullDelaysOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, s := open(t, oneQueue())
-		for i := range 50 { // pages to reuse, so that no commit grows the file
-			enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "other", ID: fmt.Sprint(i), Data: make([]byte, 2000), Delay: time.Hour})
-		}
+		spare(t, e)
 		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: "a"})
 		calls := 0
 		var restore func()

@@ -11,12 +11,13 @@ import (
 const trimMax = 100
 
 // finish keeps a completed or failed job as its retention says, and removes older ones that it no longer covers. from is the state it leaves.
-func finish(tx *bbolt.Tx, w *writes, j *Job, from State) error {
+// passing: it need not be kept, because others that finish after it in this transaction push it out.
+func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	keep, in := j.RemoveOnComplete, byte(placeCompleted)
 	if j.State == Failed {
 		keep, in = j.RemoveOnFail, placeFailed
 	}
-	if keep.Remove {
+	if keep.Remove || passing {
 		w.finished = append(w.finished, finished{j, from, 0})
 		return forget(tx, j.Queue, j.Tenant, j.ID, j.seq)
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // Handler does one attempt of a job and returns its wish: nil or Done(result), completed; Cancel(err), failed now;
-// Snooze(d), again later as if this attempt had not been; any other error, again after the backoff as long as attempts
-// are left. A panic counts as an error. ctx ends after the job's timeout, and when the drain's time is over; an error returned after
+// Snooze(d), again later as if this attempt had not been; RetryIn(d, err), again after d as long as attempts are left; any other
+// error, the same after the backoff. A panic counts as an error. ctx ends after the job's timeout, and when the drain's time is over; an error returned after
 // that second end burns no attempt. A handler may run more than once for one job (crash, lost outcome): it must be idempotent.
 type Handler func(ctx context.Context, j *Job) error
 
@@ -35,6 +35,32 @@ const snoozeMin = 10 * time.Millisecond
 
 // Snooze delays a job without burning an attempt.
 func Snooze(d time.Duration) error { return &snoozeError{min(max(d, snoozeMin), delayMax)} }
+
+type retryError struct {
+	err error
+	d   time.Duration
+}
+
+func (e *retryError) Error() string { return e.err.Error() }
+func (e *retryError) Unwrap() error { return e.err }
+
+// RetryIn fails an attempt as err does, but names the wait before the next one, in place of the job's backoff: for handlers with a
+// schedule of their own. Without attempts left the job fails.
+func RetryIn(d time.Duration, err error) error {
+	if err == nil {
+		err = errors.New("to be tried again, says its handler")
+	}
+	return &retryError{err, min(max(d, 0), delayMax)}
+}
+
+// retryWait is how long to wait after a failed attempt.
+func retryWait(j *Job, err error) time.Duration {
+	var retry *retryError
+	if errors.As(err, &retry) {
+		return retry.d
+	}
+	return j.Backoff.Wait(j.AttemptsMade)
+}
 
 type doneError struct{ result []byte }
 

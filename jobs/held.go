@@ -83,7 +83,7 @@ func (e *Engine) keepDeadline(le *lease) {
 	} else {
 		heap.Fix(&e.deadlines, le.heapAt-1)
 	}
-	if e.deadlines[0] == le {
+	if le.expires < e.tickAt {
 		e.poke()
 	}
 }
@@ -149,10 +149,11 @@ func (e *Engine) expire(ctx context.Context) time.Duration {
 			le.expires = e.clock.steady() + scheduleRetry
 			heap.Push(&e.deadlines, le)
 		}
-		if en.err == nil {
-			e.log.Warn("jobs: a lease ran out", slog.String("queue", le.job.Queue), slog.String("tenant", le.job.Tenant), slog.String("job", le.job.ID),
-				slog.String("worker", le.out.worker), slog.String("state", string(en.job.State)))
-		}
+	}
+	if len(ends) > 0 {
+		le := ends[0].lease
+		e.log.Warn("jobs: leases ran out", slog.Int("n", len(ends)), slog.String("queue", le.job.Queue), slog.String("tenant", le.job.Tenant),
+			slog.String("job", le.job.ID), slog.String("worker", le.out.worker))
 	}
 	if len(e.deadlines) == 0 {
 		return schedulePoll

@@ -62,7 +62,7 @@ var be = binary.BigEndian
 
 // linePrefix begins all keys of one tenant in one queue.
 func linePrefix(queue, tenant string) []byte {
-	b := make([]byte, 0, len(queue)+len(tenant)+2)
+	b := make([]byte, 0, len(queue)+len(tenant)+2+placeBytes) // what is mostly appended to it
 	return append(append(append(append(b, queue...), 0), tenant...), 0)
 }
 
@@ -122,7 +122,10 @@ func (p place) key(queue, tenant string) (bucket, key []byte) {
 	}
 }
 
-func idKey(queue, tenant, id string) []byte { return append(linePrefix(queue, tenant), id...) }
+func idKey(queue, tenant, id string) []byte {
+	b := make([]byte, 0, len(queue)+len(tenant)+2+len(id))
+	return append(append(append(append(append(b, queue...), 0), tenant...), 0), id...)
+}
 
 // cutLine cuts a key (other than a delayed one) into its line and the rest.
 func cutLine(k []byte) (queue, tenant, rest []byte, ok bool) {

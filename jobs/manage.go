@@ -124,11 +124,7 @@ func (e *Engine) RetryFailed(ctx context.Context, tenant, queue string) (n int, 
 
 // failed counts the failed jobs of a tenant, or of all.
 func (e *Engine) failed(tenant, queue string) (map[string]int, error) {
-	err := e.exists(queue)
-	if tenant != "" {
-		_, err = e.config(tenant, queue)
-	}
-	if err != nil {
+	if err := e.canSee(tenant, queue); err != nil {
 		return nil, err
 	}
 	e.mu.Lock()

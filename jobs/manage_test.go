@@ -302,10 +302,80 @@ func TestLogs(t *testing.T) {
 		t.Errorf("of a finished job: %d lines, %v", len(lines), err)
 	}
 	fatalIf(t, e.Remove(ctx, "t", "q", "a"))
+	noLogs(t, s)
+}
+
+// noLogs says that nobody's lines are left.
+func noLogs(t testing.TB, s *store.Store) {
+	t.Helper()
 	fatalIf(t, s.View(func(tx *bbolt.Tx) error {
 		if k, _ := tx.Bucket([]byte("logs")).Cursor().First(); k != nil {
 			t.Errorf("%q stays", k)
 		}
 		return nil
 	}))
+}
+
+// TestLogsGoWithTheirJobs, whichever way those go.
+func TestLogsGoWithTheirJobs(t *testing.T) {
+	e, s := open(t, oneQueue())
+	logged := func(id string, n jobs.NewJob) jobs.LeaseRef {
+		t.Helper()
+		n.Queue, n.Tenant, n.ID = "q", "t", id
+		enqueue(t, e, n)
+		js, err := e.Lease(t.Context(), jobs.LeaseRequest{Queue: "q", Tenant: "t", For: time.Minute})
+		fatalIf(t, err)
+		r := jobs.LeaseRef{Tenant: "t", Queue: "q", ID: id, Token: js[0].LeaseToken}
+		fatalIf(t, e.Log(t.Context(), r, "line"))
+		return r
+	}
+	_, err := e.Complete(t.Context(), logged("once", jobs.NewJob{RemoveOnComplete: jobs.Retention{Remove: true}}), nil)
+	fatalIf(t, err)
+	noLogs(t, s)
+
+	for range 2 { // the second pushes out the first
+		_, err = e.Complete(t.Context(), logged(fmt.Sprint(time.Now().UnixNano()), jobs.NewJob{RemoveOnComplete: jobs.Retention{Count: 1}}), nil)
+		fatalIf(t, err)
+	}
+	page, err := e.List("t", "q", jobs.Completed, jobs.ListOptions{})
+	if err != nil || len(page.Jobs) != 1 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	fatalIf(t, e.Remove(t.Context(), "t", "q", page.Jobs[0].ID))
+	noLogs(t, s)
+
+	for id, delay := range map[string]time.Duration{"waits": 0, "delayed": time.Hour} {
+		_, err = e.Fail(t.Context(), logged(id, jobs.NewJob{}), "bad", true, &delay)
+		fatalIf(t, err)
+		if _, err := e.Drain(t.Context(), "t", "q", true); err != nil {
+			t.Fatal(err)
+		}
+		noLogs(t, s)
+	}
+
+	none := time.Duration(0)
+	_, err = e.Fail(t.Context(), logged("damaged", jobs.NewJob{}), "bad", true, &none)
+	fatalIf(t, err)
+	fatalIf(t, s.Update(t.Context(), func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("waiting"))
+		k, v := b.Cursor().First()
+		v = append([]byte(nil), v...)
+		v[len(v)-1] ^= 1
+		return b.Put(k, v)
+	}))
+	enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "t", ID: "damaged"}) // takes its place
+	noLogs(t, s)
+}
+
+// spare leaves pages to reuse, so that no commit of the test grows the file: growth fails in other ways than writes do.
+func spare(t testing.TB, e *jobs.Engine) {
+	t.Helper()
+	js := make([]jobs.NewJob, 50)
+	for i := range js {
+		js[i] = jobs.NewJob{Queue: "q", Tenant: "spare", Data: make([]byte, 2000), Delay: time.Hour}
+	}
+	enqueue(t, e, js...)
+	if n, err := e.Drain(t.Context(), "spare", "q", true); err != nil || n != len(js) {
+		t.Fatalf("%d, %v", n, err)
+	}
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,28 +24,36 @@ import (
 // to get there. rapid drives both with the same steps, restarts and crashes included, and compares all jobs after each.
 
 type modelJob struct {
-	id, tenant              string
+	id, tenant, name        string
 	priority, order         int
 	attempts, made, interr  int
 	state                   State
 	runAt                   time.Time
 	started                 bool // an attempt began and did not end
 	removeDone, removeFails bool
-	lastError               string
+	lastError, progress     string
+	history                 int       // attempts that ended
+	token                   string    // of a lease from outside; "": none
+	until                   time.Time // its deadline by the clock that can jump, which is what the file has
+	expires                 time.Duration
 }
 
 type machine struct {
 	dir  string
 	n    int // files so far
 	now  time.Time
-	wall atomic.Int64 // now, for the engine's own goroutine to read
-	st   *store.Store
-	e    *Engine
-	w    *waiter
-	jobs map[string]*modelJob
-	held map[string]*lease // active jobs
-	seq  int
-	from uint64 // the source's cursor
+	wall atomic.Int64 // now, for the engine to read
+
+	steady atomic.Int64    // the clock that does not jump
+	paused map[string]bool // by tenant; "": the whole queue
+	stale  []LeaseRef      // tokens of leases that are over
+	st     *store.Store
+	e      *Engine
+	w      *waiter
+	jobs   map[string]*modelJob
+	held   map[string]*lease // active jobs
+	seq    int
+	from   uint64 // the source's cursor
 }
 
 var tenants = []string{"a", "b", ""}
@@ -56,16 +66,22 @@ func (m *machine) open(t *rapid.T, path string) {
 	e, err := Open(st, Options{
 		Queues: []QueueConfig{{Name: "p"}, {Name: "q", Backoff: Backoff{Type: Fixed, Delay: time.Minute}}},
 		Now:    func() time.Time { return time.Unix(0, m.wall.Load()).UTC() },
+		steady: func() time.Duration { return time.Duration(m.steady.Load()) },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.st, m.e, m.held, m.w = st, e, map[string]*lease{}, newWaiter("q")
-	if err := e.look(m.w, "", nil, 0); err != nil {
-		t.Fatal(err)
+	for _, j := range m.jobs {
+		if j.token != "" { // what is left is counted by the clock that can jump, because the other one stood still
+			j.expires = m.time() + max(j.until.Sub(m.now), 0)
+		}
 	}
+	m.st, m.e, m.held, m.w = st, e, map[string]*lease{}, newWaiter("q")
+	e.lookAlone(m.w, nil, 0)
 	m.move(t)
 }
+
+func (m *machine) time() time.Duration { return time.Duration(m.steady.Load()) }
 
 // move does what the scheduler does when it looks at the clock.
 func (m *machine) move(t *rapid.T) {
@@ -73,6 +89,13 @@ func (m *machine) move(t *rapid.T) {
 	for _, j := range m.jobs {
 		if j.state == Delayed && !j.runAt.After(m.now) {
 			j.state = Waiting
+		}
+		if j.token != "" && j.expires <= m.time() {
+			o := outcome{state: Waiting, err: errRanOut}
+			if j.attempts > 0 && j.made >= j.attempts {
+				o.state = Failed
+			}
+			m.over(j, o)
 		}
 	}
 }
@@ -89,10 +112,10 @@ func (m *machine) wish(t *rapid.T, i int) (NewJob, *modelJob) {
 		Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), Attempts: rapid.SampledFrom([]int{-1, 1, 2, 3}).Draw(t, "attempts"),
 		Delay:            rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Hour}).Draw(t, "delay"),
 		RemoveOnComplete: Retention{Remove: rapid.Bool().Draw(t, "remove"), Count: -1}, RemoveOnFail: Retention{Remove: rapid.Bool().Draw(t, "removeFailed"), Count: -1},
-		Data: []byte(fmt.Sprint("data", i)),
+		Data: []byte(fmt.Sprint("data", i)), Name: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "name"),
 	}
 	j := &modelJob{
-		id: n.ID, tenant: n.Tenant, priority: n.Priority, order: m.seq, attempts: n.Attempts, state: Waiting,
+		id: n.ID, name: n.Name, tenant: n.Tenant, priority: n.Priority, order: m.seq, attempts: n.Attempts, state: Waiting,
 		runAt: m.now.Add(n.Delay), removeDone: n.RemoveOnComplete.Remove, removeFails: n.RemoveOnFail.Remove,
 	}
 	if n.Delay > 0 {
@@ -144,15 +167,12 @@ func (m *machine) lease(t *rapid.T) {
 		if j == nil || j.id != le.job.ID || !all && j.tenant != ready {
 			t.Fatalf("leased %s/%s, the model has %+v next", le.job.Tenant, le.job.ID, j)
 		}
-		if j.started {
-			j.started = false
-			j.interr++
-			if o, suspected := suspect(le); suspected != (j.attempts > 0 && j.made >= j.attempts || j.interr > 1) {
-				t.Fatalf("suspected: %v, the model has %+v", suspected, j)
-			} else if suspected {
-				m.settle(t, le, j, o)
-				continue
-			}
+		o, suspected := suspect(le)
+		if want, is := m.suspected(j); is != suspected || is && (want.state != o.state || want.err.Error() != o.err.Error()) {
+			t.Fatalf("suspected: %v, %+v, the model has %+v", suspected, o, j)
+		} else if suspected {
+			m.settle(t, le, j, o)
+			continue
 		}
 		if _, err := m.e.begin(context.Background(), le); err != nil {
 			t.Fatal(err)
@@ -167,10 +187,28 @@ func (m *machine) lease(t *rapid.T) {
 	}
 }
 
-// first is the job whose turn it is among a tenant's.
-func (m *machine) first(tenant string) (first *modelJob) {
+// suspected begins a lease in the model, and says what becomes of a job whose last attempt ended with the process.
+func (m *machine) suspected(j *modelJob) (outcome, bool) {
+	if !j.started {
+		return outcome{}, false
+	}
+	j.started = false
+	j.interr++
+	j.history++
+	o := outcome{attempt: notBegun, state: Delayed, delay: time.Minute, err: fmt.Errorf("the process ended during attempt %d", j.made)}
+	if j.attempts > 0 && j.made >= j.attempts {
+		o.state = Failed
+	}
+	return o, o.state == Failed || j.interr > 1
+}
+
+// first is the job whose turn it is among a tenant's, of those of the names.
+func (m *machine) first(tenant string, names ...string) (first *modelJob) {
+	if m.paused[""] || tenant != "" && m.paused[tenant] {
+		return nil
+	}
 	for _, j := range m.jobs {
-		if j.tenant == tenant && j.state == Waiting &&
+		if j.tenant == tenant && j.state == Waiting && (len(names) == 0 || slices.Contains(names, j.name)) &&
 			(first == nil || j.priority < first.priority || j.priority == first.priority && j.order < first.order) {
 			first = j
 		}
@@ -185,13 +223,21 @@ func (m *machine) settle(t *rapid.T, le *lease, j *modelJob, o outcome) {
 	if err := m.e.settle(context.Background(), le, outcome{state: Failed}); !errors.Is(err, ErrStaleLease) {
 		t.Fatalf("a lease settled twice: %v", err)
 	}
+	m.over(j, o)
+}
+
+// over ends an attempt in the model.
+func (m *machine) over(j *modelJob, o outcome) {
 	if o.attempt != notBegun {
 		j.interr = 0
 	}
-	if o.attempt == undone {
+	switch o.attempt {
+	case undone:
 		j.made--
+	case counted:
+		j.history++
 	}
-	j.state, j.started = o.state, false
+	j.state, j.started, j.token = o.state, false, ""
 	if o.err != nil {
 		j.lastError = o.err.Error()
 	}
@@ -200,6 +246,120 @@ func (m *machine) settle(t *rapid.T, le *lease, j *modelJob, o outcome) {
 	}
 	if o.state == Completed && j.removeDone || o.state == Failed && j.removeFails {
 		delete(m.jobs, j.tenant+"/"+j.id)
+	}
+}
+
+// lend leases to a worker outside, of one tenant, sometimes of one name.
+func (m *machine) lend(t *rapid.T) {
+	tenant := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "tenant")
+	names := rapid.SampledFrom([][]string{nil, {"x"}, {"y"}, {"x", "y"}}).Draw(t, "names")
+	d := rapid.SampledFrom([]time.Duration{time.Second, time.Minute, 2 * time.Hour}).Draw(t, "for")
+	js, err := m.e.Lease(context.Background(), LeaseRequest{Queue: "q", Tenant: tenant, Names: names, For: d, Worker: "w"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := m.first(tenant, names...)
+	for ; j != nil; j = m.first(tenant, names...) {
+		o, suspected := m.suspected(j)
+		if !suspected {
+			break
+		}
+		m.over(j, o)
+	}
+	switch {
+	case j == nil && len(js) == 0:
+	case j == nil || len(js) != 1 || js[0].ID != j.id:
+		t.Fatalf("leased %+v, the model has %+v next", js, j)
+	default:
+		j.made++
+		j.state, j.token, j.until, j.expires = Active, js[0].LeaseToken, m.now.Add(d), m.time()+d
+	}
+}
+
+func (m *machine) ref(j *modelJob) LeaseRef { return LeaseRef{j.tenant, "q", j.id, j.token} }
+
+// lent is one of the jobs that workers outside have.
+func (m *machine) lent(t *rapid.T) *modelJob {
+	for _, key := range slices.Sorted(maps.Keys(m.jobs)) {
+		if j := m.jobs[key]; j.token != "" && rapid.Bool().Draw(t, "this") {
+			return j
+		}
+	}
+	t.Skip("nothing is leased to the outside")
+	return nil
+}
+
+// endOutside is what a worker outside says in the end.
+func (m *machine) endOutside(t *rapid.T) {
+	j := m.lent(t)
+	r := m.ref(j)
+	m.stale = append(m.stale, r)
+	o := outcome{state: Completed}
+	var err error
+	if rapid.Bool().Draw(t, "well") {
+		_, err = m.e.Complete(context.Background(), r, nil)
+	} else {
+		o = outcome{state: Delayed, err: errors.New("bad"), delay: time.Minute}
+		var delay *time.Duration
+		if rapid.Bool().Draw(t, "delay given") {
+			o.delay = rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "delay")
+			delay = &o.delay
+		}
+		retry := rapid.Bool().Draw(t, "retry")
+		_, err = m.e.Fail(context.Background(), r, "bad", retry, delay)
+		switch {
+		case !retry || j.attempts > 0 && j.made >= j.attempts:
+			o.state = Failed
+		case o.delay == 0:
+			o.state = Waiting
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.over(j, o)
+}
+
+func (m *machine) extend(t *rapid.T) {
+	j := m.lent(t)
+	d := rapid.SampledFrom([]time.Duration{time.Second, time.Hour}).Draw(t, "for")
+	if _, err := m.e.Extend(context.Background(), m.ref(j), d); err != nil {
+		t.Fatal(err)
+	}
+	j.until, j.expires = m.now.Add(d), m.time()+d
+}
+
+func (m *machine) progress(t *rapid.T) {
+	j := m.lent(t)
+	j.progress = fmt.Sprint(m.seq)
+	if _, err := m.e.Progress(context.Background(), m.ref(j), []byte(j.progress)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// late is a worker who comes back with a token that is not the present one.
+func (m *machine) late(t *rapid.T) {
+	if len(m.stale) == 0 {
+		t.Skip("nobody is late")
+	}
+	r := rapid.SampledFrom(m.stale).Draw(t, "who")
+	_, err := m.e.Complete(context.Background(), r, nil)
+	_, err2 := m.e.Extend(context.Background(), r, time.Hour)
+	for _, err := range []error{err, err2} {
+		if !errors.Is(err, ErrStaleLease) && !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (m *machine) pause(t *rapid.T) {
+	tenant := rapid.SampledFrom(tenants).Draw(t, "tenant")
+	do := m.e.Resume
+	if m.paused[tenant] = rapid.Bool().Draw(t, "on"); m.paused[tenant] {
+		do = m.e.Pause
+	}
+	if err := do(context.Background(), tenant, "q"); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -216,7 +376,15 @@ func (m *machine) finish(t *rapid.T) {
 }
 
 func (m *machine) pass(t *rapid.T) {
-	m.set(m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, time.Hour, 0}).Draw(t, "time")))
+	d := rapid.SampledFrom([]time.Duration{time.Second, time.Minute, time.Hour, 0}).Draw(t, "time")
+	m.steady.Add(int64(d))
+	m.set(m.now.Add(d))
+	m.move(t)
+}
+
+// jump sets the clock ahead: delayed jobs become due, but no lease runs out.
+func (m *machine) jump(t *rapid.T) {
+	m.set(m.now.Add(rapid.SampledFrom([]time.Duration{time.Minute, 24 * time.Hour}).Draw(t, "by")))
 	m.move(t)
 }
 
@@ -236,7 +404,7 @@ func (m *machine) set(now time.Time) {
 
 func (m *machine) promote(t *rapid.T) {
 	tenant := rapid.SampledFrom(tenants).Draw(t, "tenant")
-	got, err := m.e.PromoteDelayed(context.Background(), "q", func(t string) bool { return t == tenant })
+	got, err := m.e.PromoteDelayed(context.Background(), "q", func(t string) bool { return t == tenant }, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +444,7 @@ func (m *machine) crash(t *rapid.T) {
 		t.Fatal(err)
 	}
 	for _, j := range m.jobs {
-		if j.state == Active {
+		if j.state == Active && j.token == "" {
 			j.state = Waiting
 		}
 	}
@@ -301,6 +469,12 @@ func (m *machine) check(t *rapid.T) {
 		}
 		if got.State != j.state || got.AttemptsMade != j.made || got.LastError != j.lastError || got.Attempts != j.attempts ||
 			!got.RunAt.Equal(j.runAt) || got.FinishedAt.IsZero() != (j.state != Completed && j.state != Failed) {
+			t.Fatalf("got  %+v\nwant %+v", got, j)
+		}
+		if string(got.Progress) != j.progress || j.state != Active && len(got.History) != min(j.history, historyMax) {
+			t.Fatalf("got  %+v\nwant %+v", got, j)
+		}
+		if (got.Worker == "w") != (j.token != "") || j.token != "" && !got.LeasedUntil.Equal(j.until) {
 			t.Fatalf("got  %+v\nwant %+v", got, j)
 		}
 		switch j.state {
@@ -328,7 +502,7 @@ func TestModel(t *testing.T) {
 	files := 0
 	rapid.Check(t, func(t *rapid.T) {
 		files++
-		m := &machine{dir: filepath.Join(dir, fmt.Sprint(files)), jobs: map[string]*modelJob{}}
+		m := &machine{dir: filepath.Join(dir, fmt.Sprint(files)), jobs: map[string]*modelJob{}, paused: map[string]bool{}}
 		m.set(time.Unix(1_700_000_000, 0).UTC())
 		if err := os.Mkdir(m.dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -338,6 +512,8 @@ func TestModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"enqueue": m.enqueue, "enqueueFrom": m.enqueueFrom, "lease": m.lease, "lease again": m.lease, "finish": m.finish,
 			"finish again": m.finish, "time": m.pass, "clock back": m.back, "promote": m.promote, "restart": m.restart, "crash": m.crash,
+			"lend": m.lend, "lend again": m.lend, "end outside": m.endOutside, "extend": m.extend, "progress": m.progress, "late": m.late,
+			"pause": m.pause, "clock ahead": m.jump,
 			"": m.check,
 		})
 	})

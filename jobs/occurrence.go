@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -46,7 +45,7 @@ func readPlans(tx *bbolt.Tx) plans {
 	return ps
 }
 
-// tickPlans makes jobs of the occurrences that are due, and says when to look again.
+// tickPlans makes jobs of occurrences that are due, a batch at a time, and says when to look again.
 func (e *Engine) tickPlans(ctx context.Context) (wait time.Duration, err error) {
 	now := e.clock.wall()
 	e.mu.Lock()
@@ -60,17 +59,14 @@ func (e *Engine) tickPlans(ctx context.Context) (wait time.Duration, err error) 
 	e.mu.Lock()
 	e.plans.seen = now
 	e.mu.Unlock()
-	for {
-		keys, first := e.duePlans(nanos(now))
-		if len(keys) == 0 {
-			if first == never {
-				return math.MaxInt64, nil
-			}
-			return timeOf(first).Sub(now), nil
-		}
-		if err := e.come(ctx, keys, now); err != nil {
-			return 0, err
-		}
+	keys, first := e.duePlans(nanos(now))
+	switch {
+	case len(keys) > 0:
+		return 0, e.come(ctx, keys, now) // there may be more than a batch
+	case first == never:
+		return schedulePoll, nil
+	default:
+		return timeOf(first).Sub(now), nil
 	}
 }
 

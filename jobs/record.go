@@ -126,6 +126,16 @@ func nameOf(b []byte) []byte {
 	return r.bytes()
 }
 
+// runAtOf reads when a sound record's job was due.
+func runAtOf(b []byte) time.Time {
+	r := reader{b: b[recordHeader:]}
+	r.bytes()
+	for range 7 { // the numbers before it
+		r.int()
+	}
+	return r.time()
+}
+
 // reader takes fields off a record; bad tells in the end whether they were all there.
 type reader struct {
 	b   []byte

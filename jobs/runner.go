@@ -90,7 +90,10 @@ func (r *Runner) Poke() { r.w.poke() }
 // Run leases and runs jobs until ctx ends; then it waits for the running ones as long as DrainTimeout allows, ends their
 // contexts, and releases them: they burn no attempt. It returns nil, or ErrDrain if handlers did not return even then.
 func (r *Runner) Run(ctx context.Context) error {
-	if err := r.e.look(r.w, "", slices.Collect(maps.Keys(r.o.Handlers)), r.o.TenantMax); err != nil {
+	names := slices.Collect(maps.Keys(r.o.Handlers))
+	if r.o.TenantMax > 0 || r.o.Ready != nil {
+		r.e.lookAlone(r.w, names, r.o.TenantMax)
+	} else if err := r.e.look(r.w, "", names); err != nil {
 		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
 	}
 	defer r.e.unregister(r.w)
@@ -350,7 +353,7 @@ func wish(j *Job, err error, stopped bool) outcome {
 	case j.Attempts > 0 && j.AttemptsMade >= j.Attempts:
 		return outcome{state: Failed, err: err}
 	default:
-		return outcome{state: Delayed, err: err, delay: j.Backoff.Wait(j.AttemptsMade)}
+		return outcome{state: Delayed, err: err, delay: retryWait(j, err)}
 	}
 }
 

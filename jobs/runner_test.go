@@ -75,8 +75,12 @@ func TestWishes(t *testing.T) {
 		"snooze, error": {func(_ context.Context, n int) error {
 			return []error{jobs.Snooze(time.Minute), errBad, errBad, errBad}[n-1]
 		}, 4, jobs.Failed, 3, "bad", "", time.Minute + 6*time.Second},
-		"long error":  {func(context.Context, int) error { return jobs.Cancel(errors.New(strings.Repeat("é", 2000))) }, 1, jobs.Failed, 1, strings.Repeat("é", 512) + "…", "", 0},
-		"huge result": {func(context.Context, int) error { return jobs.Done(make([]byte, 1<<20+1)) }, 1, jobs.Failed, 1, "result of 1048577 bytes, up to 1048576 are kept", "", 0},
+		"retry in": {func(_ context.Context, n int) error {
+			return []error{fmt.Errorf("x: %w", jobs.RetryIn(time.Hour, errBad)), jobs.RetryIn(-1, nil), jobs.RetryIn(time.Hour, errBad)}[n-1]
+		}, 3, jobs.Failed, 3, "bad", "", time.Hour},
+		"retry in, well": {func(_ context.Context, n int) error { return []error{jobs.RetryIn(time.Minute, errBad), nil}[n-1] }, 2, jobs.Completed, 2, "bad", "", time.Minute},
+		"long error":     {func(context.Context, int) error { return jobs.Cancel(errors.New(strings.Repeat("é", 2000))) }, 1, jobs.Failed, 1, strings.Repeat("é", 512) + "…", "", 0},
+		"huge result":    {func(context.Context, int) error { return jobs.Done(make([]byte, 1<<20+1)) }, 1, jobs.Failed, 1, "result of 1048577 bytes, up to 1048576 are kept", "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

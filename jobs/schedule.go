@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/sourcegraph/conc/panics"
@@ -56,25 +57,19 @@ func (e *Engine) schedule(ctx context.Context) {
 
 // tick does what is due, in bounded batches, and says when to look again.
 func (e *Engine) tick(ctx context.Context) time.Duration {
+	e.sleep(math.MaxInt64) // what comes in from now on pokes
 	if err := e.recount(ctx); err != nil {
 		return scheduleRetry
 	}
 	wait := min(schedulePoll, e.expire(ctx))
-	next, err := e.tickPlans(ctx)
+	planned, err := e.tickPlans(ctx)
 	if err != nil {
 		return scheduleRetry
 	}
-	wait = min(wait, next)
-	for _, q := range e.names() {
-		due, more := e.due(q)
-		if !more {
-			continue
-		}
-		if d := due.Sub(e.clock.now()); d > 0 {
-			wait = min(wait, d)
-			continue
-		}
-		wait = 0 // there may be more than a batch
+	wait = min(wait, planned)
+	due, next := e.due()
+	for _, q := range due {
+		next = 0 // there may be more than a batch
 		if err := e.moveDue(ctx, q); err != nil {
 			if ctx.Err() == nil {
 				e.log.Warn("jobs: cannot move due jobs, trying again", slog.String("queue", q), slog.Any("err", err))
@@ -82,25 +77,38 @@ func (e *Engine) tick(ctx context.Context) time.Duration {
 			return scheduleRetry
 		}
 	}
+	wait = min(wait, next)
+	e.sleep(wait)
 	return wait
 }
 
-func (e *Engine) names() []string {
+// sleep notes for how long the scheduler does not look: only what is due earlier has to poke it.
+func (e *Engine) sleep(d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	names := make([]string, 0, len(e.queues))
-	for name := range e.queues {
-		names = append(names, name)
+	e.tickAt = math.MaxInt64
+	if now := e.clock.steady(); d < math.MaxInt64-now {
+		e.tickAt = now + d
 	}
-	return names
 }
 
-// due says when the next delayed job of a queue is due, if there is one.
-func (e *Engine) due(queue string) (time.Time, bool) {
+// due returns the queues in which delayed jobs are due, and when to look for those of the others.
+func (e *Engine) due() (queues []string, next time.Duration) {
+	next = schedulePoll
+	now := e.clock.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	q := e.queues[queue]
-	return timeOf(q.nextDue), q.nextDue != never
+	for name, q := range e.queues {
+		if q.nextDue == never {
+			continue
+		}
+		if d := timeOf(q.nextDue).Sub(now); d <= 0 {
+			queues = append(queues, name)
+		} else {
+			next = min(next, d)
+		}
+	}
+	return queues, next
 }
 
 // recount reads memory anew if an outcome was unknown. It runs as an operation of the store, so that it takes its place in
@@ -199,9 +207,10 @@ func (e *Engine) followMoves(w *moves) {
 	e.follow(&w.writes)
 }
 
-// PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. It works in
-// bounded batches; jobs that become delayed meanwhile may or may not be among them.
-func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool) (int, error) {
+// PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. Jobs that have made more
+// than attempts attempts (0: none do) stay put off: they fail for a reason of their own, and would only push in front of others.
+// It works in batches, so what it began is done if it fails.
+func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool, attempts int) (int, error) {
 	if err := e.exists(queue); err != nil {
 		return 0, err
 	}
@@ -212,8 +221,8 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 		var batch []move
 		err := e.st.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bDelayed).Cursor()
-			k, _ := c.Seek(from)
-			for from = nil; bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+			k, v := c.Seek(from)
+			for from = nil; bytes.HasPrefix(k, prefix); k, v = c.Next() {
 				_, tenant, p, ok := splitDelayed(k)
 				if !ok {
 					continue
@@ -225,6 +234,11 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 				}
 				if !yes {
 					continue
+				}
+				if attempts > 0 {
+					if j, err := decodeJob(queue, tenant, Delayed, v); err == nil && j.AttemptsMade > attempts {
+						continue
+					}
 				}
 				if len(batch) == moveMax {
 					from = bytes.Clone(k)

@@ -45,6 +45,9 @@ type statistics struct {
 	start  time.Duration // slices are counted from here, by the clock that does not jump
 	lines  map[lineName]*measure
 	looked int64 // the slice in which room was last looked for
+
+	last                struct{ queue, tenant string } // whom the last event was about: events come in rows
+	lastLine, lastWhole *measure                       // nil: not known, or there was no room
 }
 
 type lineName struct {
@@ -71,14 +74,14 @@ func (s *statistics) count(queue, tenant string, what event, took, now time.Dura
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slice := int64((now - s.start) / rateSlice)
-	for _, name := range [...]lineName{{queue, tenant, false}, {queue, "", true}} {
-		m := s.lines[name]
+	if s.lastLine == nil || s.lastWhole == nil || s.last.tenant != tenant || s.last.queue != queue {
+		s.last.queue, s.last.tenant = queue, tenant
+		s.lastWhole = s.measure(lineName{queue, "", true}, slice)
+		s.lastLine = s.measure(lineName{queue, tenant, false}, slice)
+	}
+	for _, m := range [...]*measure{s.lastLine, s.lastWhole} {
 		if m == nil {
-			if len(s.lines) >= measuresMax && !s.makeRoom(slice) {
-				continue
-			}
-			m = &measure{slice: slice}
-			s.lines[name] = m
+			continue
 		}
 		m.turn(slice)
 		m.counts[slice%int64(len(m.counts))][what]++
@@ -89,6 +92,19 @@ func (s *statistics) count(queue, tenant string, what event, took, now time.Dura
 			m.halves[0].run[bucketOf(took)]++
 		}
 	}
+}
+
+// measure returns what is known of a line; nil: there is no room for it.
+func (s *statistics) measure(name lineName, slice int64) *measure {
+	m := s.lines[name]
+	if m == nil && (len(s.lines) < measuresMax || s.makeRoom(slice)) {
+		m = &measure{slice: slice}
+		s.lines[name] = m
+	}
+	if m != nil {
+		m.turn(slice)
+	}
+	return m
 }
 
 // turn goes on to a slice.

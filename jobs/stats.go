@@ -95,8 +95,8 @@ func head(tx *bbolt.Tx, q *queue, l *line) time.Time {
 		if len(k) != len(prefix)+orderBytes || l.leases[orderIn(k)] != nil {
 			continue
 		}
-		if j, err := decodeJob(q.Name, l.tenant, Waiting, v); err == nil {
-			return j.RunAt
+		if sound(q.Name, l.tenant, v) {
+			return runAtOf(v)
 		}
 	}
 	return time.Time{}

@@ -17,7 +17,8 @@ type view struct {
 	tenant string // "": all of them, in turn
 	key    string // of its names
 	names  map[string]bool
-	max    int // of one tenant's active jobs, a runner's TenantMax; 0: no limit
+	alone  bool // one waiter's own
+	max    int  // of one tenant's active jobs, a runner's TenantMax; 0: no limit
 
 	spots map[string]*spot // by tenant
 	ring  list.List        // of *spot: lines that may have a job to lease, in the order of their turns
@@ -91,7 +92,7 @@ func (q *queue) view(tenant string, names []string) *view {
 	key := namesKey(names)
 	var oldest *view
 	for _, v := range views {
-		if v.max == 0 && v.key == key {
+		if !v.alone && v.key == key {
 			return v
 		}
 		if v.refs == 0 && (oldest == nil || v.used < oldest.used) {
@@ -237,8 +238,8 @@ func (e *Engine) unregister(w *waiter) {
 		v.wake()
 	}
 	v.awake(w)
-	if v.max > 0 && v.refs == 0 {
-		e.queues[w.queue].detach(v) // it was w's alone
+	if v.alone {
+		e.queues[w.queue].detach(v)
 	}
 }
 

@@ -106,7 +106,8 @@ func TestNames(t *testing.T) {
 	js[5000].Name, js[9998].Name, js[9999].Name = "mail", "mail", "sms"
 	enqueue(t, e, js...)
 	lease(t, e, jobs.LeaseRequest{Names: []string{"mail"}}, "5000")
-	lease(t, e, jobs.LeaseRequest{Names: []string{"sms", "mail", "sms"}, Max: 9}, "9998", "9999")
+	lease(t, e, jobs.LeaseRequest{Names: []string{"sms", "mail", "sms"}, Max: 9, Tenant: "b"}, "9999")
+	lease(t, e, jobs.LeaseRequest{Names: []string{"sms", "mail"}, Max: 9}, "9998")
 	lease(t, e, jobs.LeaseRequest{Names: []string{"mail"}})
 	enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "a", ID: "urgent", Name: "mail", Priority: -1}, jobs.NewJob{Queue: "q", Tenant: "b", ID: "new", Name: "mail"})
 	lease(t, e, jobs.LeaseRequest{Names: []string{"mail"}, Tenant: "b", Max: 9}, "new")

@@ -41,7 +41,7 @@ type watcher struct {
 
 // Watch tells the moves of a tenant's ("": all tenants') jobs in a queue ("": all queues) from now on, until ctx ends; then the channel is
 // closed. A reader who falls behind by more than watchBuffer moves has his channel closed before, and so has one too many
-// and everybody when the engine closes: he reads the state anew.
+// and everybody when the engine closes: he reads the state anew. Of jobs that are removed nobody is told.
 func (e *Engine) Watch(ctx context.Context, tenant, queue string) <-chan Transition {
 	w := &watcher{tenant: tenant, queue: queue, ch: make(chan Transition, watchBuffer)}
 	ws := &e.watchers

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -56,6 +57,8 @@ const (
 	// tenants' rows stand between, and a quiet tenant must not make the box read all of
 	// theirs at once. Who gets an empty page with more behind it asks on.
 	eventScanMax = 10_000
+	// eventBytesMax of data end a page early: a hundred of the largest events would be too much at once.
+	eventBytesMax = 1 << 20
 )
 
 // EventFilter selects among a tenant's events.
@@ -147,11 +150,12 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 			looked[i] = at.seqs[i]
 			continue
 		}
+		var whole bool
 		var err error
-		if found[i], err = l.eventsOf(ctx, p, t, at.seqs[i], looked[i], f.Limit+1); err != nil {
+		if found[i], whole, err = l.eventsOf(ctx, p, t, at.seqs[i], looked[i], f.Limit+1); err != nil {
 			return EventPage{}, unavailable(err)
 		}
-		if n := len(found[i]); n > f.Limit {
+		if n := len(found[i]); !whole {
 			looked[i] = found[i][n-1].Seq
 		}
 		page.More = page.More || looked[i] < head
@@ -192,15 +196,22 @@ func (e *Event) before(o *Event) bool {
 	return e.ID < o.ID
 }
 
-// eventsOf reads up to limit of the tenant's rows after seq and not after upTo.
-func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo uint64, limit int) (events []*Event, err error) {
+// eventsOf reads the tenant's rows after seq and not after upTo: up to limit of
+// them, and up to eventBytesMax. whole says that there are no more.
+func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo uint64, limit int) (events []*Event, whole bool, err error) {
+	size := 0
+	add := func(e *Event) (more bool) {
+		events = append(events, e)
+		size += len(e.Data)
+		return len(events) < limit && size < eventBytesMax
+	}
 	if rows, known := p.journal.tail.after(seq, int(upTo-seq)); known {
 		for _, e := range rows {
-			if e.Tenant == t && len(events) < limit {
-				events = append(events, e)
+			if e.Tenant == t && !add(e) {
+				return events, false, nil
 			}
 		}
-		return events, nil
+		return events, true, nil
 	}
 	err = p.shard.View(ctx, func(tx *shards.Tx) error {
 		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE seq > ? AND seq <= ? AND tenant = ? ORDER BY seq LIMIT ?`,
@@ -214,11 +225,23 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 			if err != nil {
 				return err
 			}
-			events = append(events, &e)
+			if !add(&e) {
+				return nil
+			}
 		}
+		whole = true
 		return rows.Err()
 	})
-	return events, err
+	return events, whole, err
+}
+
+// RecordedAt is when the box wrote the event down; zero if only known to be after
+// OccurredAt, as of events that arose outside the shards.
+func (e *Event) RecordedAt() time.Time {
+	if e.Type == JobFailed {
+		return time.Time{}
+	}
+	return e.OccurredAt
 }
 
 // Now is the position behind all events that are there.
@@ -259,7 +282,7 @@ type NewEvent struct {
 // boxTypes begin the types of the box's own events; apps use others.
 var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "tenderbox"}
 
-const eventDataMax = 256 << 10 // bytes; the event stream takes a message of a megabyte, headers and all
+const eventDataMax = 1 << 20 // bytes; INTERFACE.md
 
 func (n *NewEvent) validate() error {
 	if !isEventType(n.Type) || !strings.Contains(n.Type, ".") {
@@ -316,7 +339,8 @@ func (l *Ledger) emit(ctx context.Context, t tenants.ID, key IdempotencyKey, fin
 	return *e, nil
 }
 
-// emitted finds an event that a key made.
+// emitted finds an event that is itself what a key made: an app's own, or the
+// request for a notification. Only those are their own subject.
 func (l *Ledger) emitted(ctx context.Context, t tenants.ID, id EventID) (e Event, err error) {
 	u, ok := recordID(id).ulid()
 	if !ok {

@@ -19,6 +19,8 @@ import (
 
 const testTenant = tenants.ID("shop")
 
+var testQueues = []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: EmailQueue}, {Name: NotificationsQueue}, {Name: ProcessingQueue}}
+
 // testBox is a ledger with everything real around it, on a temporary folder,
 // and a processor that can be cut off.
 type testBox struct {
@@ -36,6 +38,7 @@ type testOptions struct {
 	now       func() time.Time
 	keyMemory time.Duration
 	events    Publisher
+	derive    func(*Event) []jobs.NewJob
 	idle      bool // do not run: no relay, no settler
 	offline   map[string]tenants.OfflineLimit
 }
@@ -61,10 +64,10 @@ func openBox(t testing.TB, dir string, o testOptions) *testBox {
 	if o.offline != nil {
 		must(registry.Update(ctx, testTenant, func(t *tenants.Tenant) error { t.Offline = o.offline; return nil }))(t)
 	}
-	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: ProcessingQueue}}, Now: o.now}))(t)
+	engine := must(jobs.Open(queue, jobs.Options{Queues: testQueues, Now: o.now}))(t)
 	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Now: o.now})
 	b.Ledger = must(Open(ctx, Options{Dir: filepath.Join(dir, "shards"), Keyring: kr, Tenants: registry, Jobs: engine, Accounts: accounts,
-		KeyMemory: o.keyMemory, Now: o.now, Events: o.events}))(t)
+		KeyMemory: o.keyMemory, Now: o.now, Events: o.events, Derive: o.derive}))(t)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -142,7 +145,7 @@ func (b *testBox) audit() []Finding {
 	b.stop()
 	queue := storetest.Reopen(b.t, filepath.Join(b.dir, "jobs.db"), store.Options{})
 	defer queue.Close()
-	engine := must(jobs.Open(queue, jobs.Options{Queues: []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: ProcessingQueue}}}))(b.t)
+	engine := must(jobs.Open(queue, jobs.Options{Queues: testQueues}))(b.t)
 	defer engine.Close()
 	findings, err := Check(b.t.Context(), CheckOptions{Dir: filepath.Join(b.dir, "shards"), Keyring: b.keyring, Tenants: []tenants.Tenant{{ID: testTenant}}, Jobs: engine})
 	if err != nil {
@@ -157,6 +160,15 @@ func (b *testBox) sound() {
 	for _, f := range b.audit() {
 		b.t.Errorf("check: %v", f)
 	}
+}
+
+// due makes what waits for its backoff due, however often it has failed.
+func (b *testBox) due() {
+	b.t.Helper()
+	if _, err := b.jobs.PromoteDelayed(b.t.Context(), PaymentsQueue, nil, 0); err != nil {
+		b.t.Error(err)
+	}
+	b.runner.Poke()
 }
 
 // effects counts the charges that took effect, by payment.

@@ -30,6 +30,13 @@ type Options struct {
 	Accounts *upstream.Accounts // the processor, by account; its own serves tenants without one
 	Events   Publisher          // nil: no event log
 
+	// Derive makes jobs of an event beside the table of listeners. It is pure as far as
+	// it can be: it may be asked again, and its jobs' ids follow from the event. nil: none.
+	Derive func(*Event) []jobs.NewJob
+
+	// Mail tells how e-mail stands, for the status. nil: nothing is said.
+	Mail func() MailStatus
+
 	// KeyMemory is how long the processor is trusted to remember an idempotency
 	// key; 0 means 20 h, Stripe's 24 h less a margin for clocks.
 	KeyMemory time.Duration

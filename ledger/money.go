@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"fmt"
 	"strings"
 
 	"golang.org/x/text/currency"
@@ -11,6 +12,25 @@ import (
 type Money struct {
 	Amount   int64
 	Currency string
+}
+
+// String writes the amount as people write the currency: 1999 usd is "19.99
+// USD", 1999 jpy "1999 JPY". A code that ISO 4217 does not know is shown as it is.
+func (m Money) String() string {
+	unit, err := currency.ParseISO(m.Currency)
+	if err != nil {
+		return fmt.Sprintf("%d %s", m.Amount, m.Currency)
+	}
+	sign, minor := "", m.Amount
+	if minor < 0 {
+		sign, minor = "-", -minor
+	}
+	digits := fmt.Sprint(minor)
+	if scale, _ := currency.Standard.Rounding(unit); scale > 0 {
+		digits = fmt.Sprintf("%0*d", scale+1, minor)
+		digits = digits[:len(digits)-scale] + "." + digits[len(digits)-scale:]
+	}
+	return sign + digits + " " + strings.ToUpper(m.Currency)
 }
 
 // amountMax is the highest amount of one payment, in minor units: twelve

@@ -43,6 +43,9 @@ const (
 	// relayBatch is how many journal rows become jobs in one transaction of the
 	// queue: enough to share the fsync, few enough that others get their turn.
 	relayBatch = 500
+	// relayJobsMax jobs go into one transaction of the queue: an event may make many,
+	// one for each of its tenant's webhooks.
+	relayJobsMax = 5000
 	// relayGather is how long rows gather before they become jobs, unless someone
 	// waits for an outcome: two fsyncs then serve many payments instead of few, on a
 	// disk that the accepting of others needs.
@@ -129,25 +132,55 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	}
 	to, n := jobs.Cursor{}, 0
 	var js []jobs.NewJob
-	feed := false
+	counting := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
-		for _, j := range jobsFor(e) {
-			if j.Queue == ProcessingQueue { // one does for the whole batch
-				if feed {
-					continue
-				}
-				feed = true
-			}
-			js = append(js, j)
+		derived := l.jobsFor(e)
+		if counting { // one does for the whole batch
+			derived = slices.DeleteFunc(derived, isFeedJob)
 		}
+		counting = counting || slices.ContainsFunc(derived, isFeedJob)
+		if len(js) > 0 && len(js)+len(derived) > relayJobsMax {
+			return errBatchFull
+		}
+		js = append(js, derived...)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++
 		return nil
 	})
+	if errors.Is(err, errBatchFull) {
+		err, n = nil, relayBatch // there is more
+	}
 	if err != nil || n == 0 {
 		return 0, err
 	}
-	return n, l.jobs.EnqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js)
+	return n, l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js)
+}
+
+var errBatchFull = errors.New("as many jobs as one transaction takes")
+
+// enqueueFrom enqueues derived jobs and moves the cursor. A job that the queue
+// does not take must not hold up those of the events behind it, the settling of
+// payments above all: it is left out, and an alarm says so.
+func (l *Ledger) enqueueFrom(ctx context.Context, source string, from uint64, to jobs.Cursor, js []jobs.NewJob) error {
+	for {
+		err := l.jobs.EnqueueFrom(ctx, source, from, to, js)
+		if err == nil || !errors.Is(err, jobs.ErrInvalid) && !errors.Is(err, jobs.ErrUnknownQueue) {
+			return err
+		}
+		bad := jobs.Refused(err)
+		if len(bad) == 0 && len(js) == 1 {
+			bad = []int{0}
+		}
+		if len(bad) == 0 {
+			return err
+		}
+		for _, i := range slices.Backward(bad) {
+			l.log.Error("derived job left out", "queue", js[i].Queue, "tenant", js[i].Tenant, "job", js[i].ID, "err", err)
+			l.raise(alarmKey{tenant: tenants.ID(js[i].Tenant), code: "job_left_out", subject: js[i].Queue},
+				"a job of queue "+js[i].Queue+" that follows from an event was not taken; the log says why")
+			js = slices.Delete(js, i, i+1)
+		}
+	}
 }
 
 // startCursor makes sure that the shard has a cursor in the queue's file. One
@@ -202,7 +235,7 @@ func (l *Ledger) requeueOpen(ctx context.Context, sh *shards.Shard) error {
 				n++
 				// A damaged job is parked; adding it again replaces it.
 				if _, err := l.jobs.Get(t, PaymentsQueue, id); errors.Is(err, jobs.ErrNotFound) || errors.Is(err, jobs.ErrDamaged) {
-					missing = append(missing, settleJob(&Event{Tenant: tenants.ID(t), Subject: id}))
+					missing = append(missing, settleJob(&Event{Tenant: tenants.ID(t), Subject: id})...)
 				} else if err != nil {
 					return err
 				}

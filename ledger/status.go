@@ -20,6 +20,7 @@ type Overview struct {
 	Exposure     []Exposure    `json:"exposure"`
 	Queues       []QueueStatus `json:"queues"`
 	Alarms       []Alarm       `json:"alarms"`
+	Mail         *MailStatus   `json:"mail,omitempty"`
 }
 
 // Connectivity is what the link judge says of the account, and why.
@@ -69,6 +70,15 @@ type QueueStatus struct {
 	OldestWaiting *time.Time `json:"oldest_waiting_at"`
 }
 
+// MailStatus is how e-mail stands.
+type MailStatus struct {
+	Mode      string     `json:"mode"`                 // smtp, or files: no mail server is configured
+	Server    string     `json:"server,omitempty"`     // told to the operator
+	Folder    string     `json:"folder,omitempty"`     // told to the operator: where the files are
+	DownSince *time.Time `json:"down_since"`           // mail waits since then
+	LastError string     `json:"last_error,omitempty"` // told to the operator
+}
+
 // Status reports how things stand for the tenant; for "" it sees the whole box.
 func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 	tenant := tenants.Tenant{}
@@ -110,6 +120,13 @@ func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 			continue // the box's own affair
 		}
 		s.Queues = append(s.Queues, queueStatus(q))
+	}
+	if l.o.Mail != nil {
+		m := l.o.Mail()
+		if t != "" {
+			m = MailStatus{Mode: m.Mode, DownSince: m.DownSince}
+		}
+		s.Mail = &m
 	}
 	l.watchDisk()
 	s.Alarms = l.alarms.of(t)

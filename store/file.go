@@ -35,7 +35,7 @@ const (
 	// A file larger than trimAbove lets go of its resident pages every trimEvery while it is written. They stay in the machine's page cache; but a
 	// box with a million records must not look (to a memory limit, to a person) as if it needed them all.
 	trimAbove = 64 << 20
-	trimEvery = time.Second
+	trimEvery = 500 * time.Millisecond
 
 	lockPoll  = 10 * time.Millisecond
 	openTries = 16 // times that the file may be replaced under our hands before we give up
@@ -147,7 +147,13 @@ func createFile(path string, o Options) error {
 			return err
 		}
 	case errors.Is(err, fs.ErrExist):
-		return os.Remove(tmp) // somebody was quicker: theirs it is
+		err := os.Remove(tmp) // somebody was quicker: theirs it is
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // and has tidied up already
 	default: // a file system without links, an SD card's
 		if err := os.Rename(tmp, path); err != nil {
 			return err

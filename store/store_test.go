@@ -378,3 +378,83 @@ func Example() {
 	// on disk: true
 	// ahoy
 }
+
+// TestStartDoesNotWait: it answers nobody, but its group is written at once, and then is told in the order of commits.
+func TestStartDoesNotWait(t *testing.T) {
+	s := storetest.Open(t, options)
+	release := held(s)
+	order := make(chan string, 3)
+	for _, k := range []string{"a", "b"} {
+		s.Start(put(k, k), func(err error) { order <- fmt.Sprint(k, err, get(t, s, k)) })
+	}
+	s.Start(func(*bbolt.Tx) error { return errors.New("no") }, func(err error) { order <- fmt.Sprint(err) })
+	release()
+	for _, want := range []string{"a<nil>a", "b<nil>b", "no"} {
+		if got := <-order; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	s.Start(put("c", "c"), nil)
+	fatalIf(t, s.Update(t.Context(), put("d", "d")))
+	if get(t, s, "c") != "c" {
+		t.Error("an operation that nobody waits for was passed over")
+	}
+	fatalIf(t, s.Close())
+	s.Start(put("e", "e"), func(err error) {
+		if !errors.Is(err, store.ErrClosed) {
+			t.Errorf("after close: %v", err)
+		}
+		order <- "told"
+	})
+	<-order
+}
+
+// TestTrim: a large file that was read from end to end is hardly resident afterwards, and reads as before.
+func TestTrim(t *testing.T) {
+	s := storetest.Open(t, options)
+	value := bytes.Repeat([]byte("v"), 1<<20)
+	for i := range 80 {
+		fatalIf(t, s.Update(t.Context(), put(fmt.Sprint(i), string(value))))
+	}
+	read := func() {
+		fatalIf(t, s.View(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
+				if !bytes.Equal(v, value) {
+					return fmt.Errorf("%s has changed", k)
+				}
+				return nil
+			})
+		}))
+	}
+	before := 0
+	for range 10 { // the writer trims by itself now and then, for the last time perhaps only now
+		if read(); before < 64<<10 {
+			before = resident(t, s.Path())
+		}
+	}
+	s.Trim()
+	if after := resident(t, s.Path()); before < 64<<10 || after > before/8 {
+		t.Errorf("%d kB resident, %d kB after", before, after)
+	}
+	read()
+}
+
+// resident says how many kB of a mapped file are in this process's resident memory.
+func resident(t *testing.T, path string) (kb int) {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/smaps")
+	fatalIf(t, err)
+	ours := false
+	for line := range strings.Lines(string(maps)) {
+		var n int
+		switch _, err := fmt.Sscanf(line, "Rss: %d kB", &n); {
+		case err == nil && ours:
+			kb += n
+		case strings.Contains(line, "-") && strings.Contains(line, "/"): // the head of another mapping
+			ours = strings.HasSuffix(strings.TrimSpace(line), path)
+		case strings.HasPrefix(line, "VmFlags:"):
+			ours = false
+		}
+	}
+	return kb
+}

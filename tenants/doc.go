@@ -5,13 +5,13 @@
 // What a change returned without error is on disk and in force for the next request, a revoked key included.
 // A caller acts for exactly one tenant, the one that its key belongs to; a request that names another
 // is refused, never served for either. No secret stands in clear: of API keys and the operator's token only hashes are
-// kept, of upstream keys only ciphertext that opens in no other record.
+// kept, of upstream keys and webhook secrets only ciphertext that opens in no other record.
 //
 // # Types
 //
 // [Registry] keeps the [Tenant]s in box.db and answers [Registry.Resolve] from memory; [ID] is a tenant's
-// validated name; [Secret] is a string that refuses to be printed; [Keyring] seals secrets at rest and derives
-// keys by purpose from the box's one key file.
+// validated name; [Webhooks] keeps the tenants' [Endpoint]s in the same file; [Secret] is a string that refuses to be
+// printed; [Keyring] seals secrets at rest and derives keys by purpose from the box's one key file.
 //
 // # After a crash
 //

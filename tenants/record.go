@@ -109,6 +109,7 @@ func checksum(key, body []byte) uint32 {
 type contents struct {
 	format   int // 0: new file
 	tenants  []record
+	hooks    []hookRecord
 	operator *digest
 }
 
@@ -143,7 +144,10 @@ func readContents(tx *bbolt.Tx) (c contents, err error) {
 		c.tenants = append(c.tenants, rec)
 		return nil
 	})
-	if err == nil && c.format == 0 && (c.operator != nil || len(c.tenants) > 0) {
+	if err == nil {
+		c.hooks, err = readHooks(tx)
+	}
+	if err == nil && c.format == 0 && (c.operator != nil || len(c.tenants) > 0 || len(c.hooks) > 0) {
 		err = fmt.Errorf("%w: %q is missing", errRecord, keyFormat)
 	}
 	return c, err

@@ -45,14 +45,18 @@ type Options struct {
 	BaseDomain string           // tenants are reached as ID.BaseDomain; "": not
 	Now        func() time.Time // nil: time.Now
 	Logger     *slog.Logger     // nil: silent
+
+	// CheckURL judges a webhook endpoint's URL when it is saved, and returns an *InvalidError that names "url". nil: any URL will do.
+	CheckURL func(url string) error
 }
 
 // Registry holds the box's tenants. Its methods are safe for concurrent use; those that only read never wait.
 type Registry struct {
-	st  *store.Store
-	kr  *Keyring
-	log *slog.Logger
-	now func() time.Time
+	st       *store.Store
+	kr       *Keyring
+	log      *slog.Logger
+	now      func() time.Time
+	checkURL func(url string) error
 
 	snapshot atomic.Pointer[snapshot]
 
@@ -68,13 +72,14 @@ type snapshot struct {
 	byKey       map[string]*entry // by the key's first characters
 	byDomain    map[string]ID
 	removed     map[ID]bool
+	hooks       map[ID][]*hook // webhook endpoints, oldest first; of tenants that are there
 	operator    digest
 	hasOperator bool
 }
 
 // Open reads the registry. The store comes from [OpenFile].
 func Open(st *store.Store, kr *Keyring, o Options) (*Registry, error) {
-	r := &Registry{st: st, kr: kr, log: o.Logger, now: o.Now}
+	r := &Registry{st: st, kr: kr, log: o.Logger, now: o.Now, checkURL: o.CheckURL}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -114,7 +119,7 @@ func (r *Registry) begin() error {
 		return err
 	}
 	return r.st.Update(context.Background(), func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketTenants, bucketBox} {
+		for _, name := range [][]byte{bucketTenants, bucketBox, bucketWebhooks} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -142,6 +147,18 @@ func (r *Registry) read(baseDomain string) (*snapshot, int, error) {
 		entries = append(entries, e)
 	}
 	s := newSnapshot(baseDomain, entries)
+	for i := range c.hooks {
+		h, err := c.hooks[i].hook(r.kr)
+		if err != nil {
+			return nil, 0, err
+		}
+		if s.byID[h.Tenant] != nil { // an older version, which knows no endpoints, may have removed their tenant
+			s.hooks[h.Tenant] = append(s.hooks[h.Tenant], h)
+		}
+	}
+	for _, hooks := range s.hooks {
+		sortHooks(hooks)
+	}
 	if c.operator != nil {
 		s.operator, s.hasOperator = *c.operator, true
 	}
@@ -150,7 +167,7 @@ func (r *Registry) read(baseDomain string) (*snapshot, int, error) {
 
 func newSnapshot(baseDomain string, entries []*entry) *snapshot {
 	s := &snapshot{baseDomain: baseDomain, all: entries, byID: map[ID]*entry{}, byKey: map[string]*entry{},
-		byDomain: map[string]ID{}, removed: map[ID]bool{}}
+		byDomain: map[string]ID{}, removed: map[ID]bool{}, hooks: map[ID][]*hook{}}
 	slices.SortFunc(s.all, func(a, b *entry) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(string(b.ID), string(a.ID)))
 	})
@@ -176,7 +193,10 @@ func (s *snapshot) with(e *entry) *snapshot {
 		}
 	}
 	next := newSnapshot(s.baseDomain, append(all, e))
-	next.operator, next.hasOperator = s.operator, s.hasOperator
+	next.hooks, next.operator, next.hasOperator = s.hooks, s.operator, s.hasOperator
+	if e.removed {
+		return next.withHooks(e.ID, nil)
+	}
 	return next
 }
 
@@ -370,7 +390,19 @@ func (r *Registry) store(ctx context.Context, s *snapshot, e *entry) error {
 			}
 		}
 	}
-	if err := r.put(ctx, bucketTenants, []byte(e.ID), e.record(r.kr)); err != nil {
+	value, err := encodeRecord([]byte(e.ID), e.record(r.kr))
+	if err != nil {
+		return err
+	}
+	err = r.apply(ctx, func(tx *bbolt.Tx) error {
+		if e.removed {
+			if err := deleteHooks(tx, e.ID); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketTenants).Put([]byte(e.ID), value)
+	})
+	if err != nil {
 		return err
 	}
 	r.snapshot.Store(s.with(e))
@@ -383,7 +415,18 @@ func (r *Registry) put(ctx context.Context, bucket, key []byte, v any) error {
 	if err != nil {
 		return err
 	}
-	err = r.st.Update(ctx, func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put(key, value) })
+	return r.apply(ctx, func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucket) // a file of an older version lacks some
+		if err != nil {
+			return err
+		}
+		return b.Put(key, value)
+	})
+}
+
+// apply makes a change to the file durable.
+func (r *Registry) apply(ctx context.Context, fn func(*bbolt.Tx) error) error {
+	err := r.st.Update(ctx, fn)
 	if errors.Is(err, store.ErrUnknown) {
 		r.stale = true
 		if _, rerr := r.current(); rerr != nil { // a revoked key must not live on in memory if the file can be read

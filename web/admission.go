@@ -43,6 +43,7 @@ type admission struct {
 	inFlight atomic.Int64
 	waiting  atomic.Int64
 	large    atomic.Int64 // bytes of large bodies
+	answers  atomic.Int64 // bytes of large answers that are being written
 	streams  atomic.Int64
 	lanes    sync.Map // tenants.ID → *lane
 }
@@ -52,6 +53,7 @@ type lane struct {
 	inFlight atomic.Int64
 	polling  atomic.Int64 // leases that wait for a job
 	large    atomic.Int64 // bytes of large bodies
+	answers  atomic.Int64 // bytes of large answers
 	streams  atomic.Int64
 	limiter  atomic.Pointer[limiter]
 }

@@ -19,6 +19,11 @@ const (
 	largeBodiesMax       = 64 << 20
 	tenantLargeBodiesMax = largeBodiesMax / 2
 
+	// largeAnswersMax bytes of answers over bodyMax may be on their way at once, half of them one tenant's: readers who stand still must not
+	// hold the box's memory. Beyond it nothing more is leased or read; an answer that is made is always sent.
+	largeAnswersMax       = 128 << 20
+	tenantLargeAnswersMax = largeAnswersMax / 2
+
 	// largeBodyStart is the first buffer of a large body. It doubles as the bytes arrive, so that who only announces 16 MiB
 	// holds nothing.
 	largeBodyStart = 256 << 10
@@ -40,6 +45,32 @@ func (h *holding) grow(bytes int64) error {
 	}
 	h.large += bytes
 	return nil
+}
+
+// mayAnswer refuses, before it is done, what may have a large answer while too many of those are on their way.
+func (x *exchange) mayAnswer() error {
+	if x.lane != nil && x.lane.answers.Load() > tenantLargeAnswersMax {
+		return errTenantBusy
+	}
+	if x.s.admission.answers.Load() > largeAnswersMax {
+		return errOverloaded
+	}
+	return nil
+}
+
+// answering counts an answer of so many bytes until it is sent.
+func (x *exchange) answering(bytes int) (sent func()) {
+	if bytes <= bodyMax {
+		return func() {}
+	}
+	count := func(by int64) {
+		x.s.admission.answers.Add(by)
+		if x.lane != nil {
+			x.lane.answers.Add(by)
+		}
+	}
+	count(int64(bytes))
+	return func() { count(-int64(bytes)) }
 }
 
 func take(n *atomic.Int64, by, most int64) bool {

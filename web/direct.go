@@ -56,6 +56,7 @@ var jsonTypes = []string{jsonType}
 
 // write sends an answer of JSON that is put together already, with its length.
 func (x *exchange) write(status int, b []byte) {
+	defer x.answering(len(b))()
 	h := x.Header()
 	h["Content-Type"] = jsonTypes
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}

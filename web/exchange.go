@@ -24,6 +24,7 @@ type exchange struct {
 	route   *route
 	caller  tenants.Caller
 	held    holding // what the request occupies, and must give back
+	lane    *lane   // the tenant's share; nil: nobody's
 	status  int     // 0: nothing is written yet
 	hasBody bool    // the route takes a body
 }

@@ -1,12 +1,17 @@
 package web
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
+
+	"tenderbox/jobs"
+	"tenderbox/tenants"
 )
 
 // RELIABILITY.md, "Hostile input", on the routes of queues: never a 5xx, and the member at fault is named.
@@ -308,6 +313,37 @@ func TestLargeBodiesHaveABudget(t *testing.T) {
 	}
 }
 
+// Answers that nobody reads are bounded too: beyond that nothing is read or leased, and what is small goes on.
+func TestLargeAnswersHaveABudget(t *testing.T) {
+	js := newJobServer(t, nil)
+	id := js.add(js.shop, "email", `{"name":"n","data":"`+strings.Repeat("x", 200<<10)+`"}`)
+	js.add(js.bar, "email", `{"name":"n"}`)
+	var slow exchange
+	slow.s = js.Server
+	l, _ := js.admission.lanes.Load(tenants.ID("shop"))
+	slow.lane = l.(*lane)
+	sent := slow.answering(tenantLargeAnswersMax + 1)
+	for _, line := range []string{"GET " + queuesAt + "email/jobs", "GET " + queuesAt + "email/jobs/" + id, "POST " + queuesAt + "email/lease"} {
+		body := ""
+		if strings.HasPrefix(line, "POST") {
+			body = "{}"
+		}
+		if a := js.ask(line, body, "key", js.shop).is(429, "rate_limited"); a.header.Get("Retry-After") == "" {
+			t.Error("429 without Retry-After")
+		}
+		js.ask(strings.TrimSuffix(line, "/"+id), body, "key", js.bar).is(200, "")
+	}
+	js.ask("GET "+queuesAt+"email", "", "key", js.shop).is(200, "")
+	sent()
+	if got := js.lease(js.shop, "email", `{}`); len(got) != 1 {
+		t.Errorf("leased %v", got)
+	}
+	js.ask("GET "+queuesAt+"email/jobs/"+id, "", "key", js.shop).is(200, "")
+	if n, m := js.admission.answers.Load(), slow.lane.answers.Load(); n != 0 || m != 0 {
+		t.Errorf("%d and %d bytes are still counted", n, m)
+	}
+}
+
 // A bulk of a million empty jobs is refused where the list becomes too long, and costs what its bytes cost.
 func TestHostileBulkIsFlat(t *testing.T) {
 	js := newJobServer(t, nil)
@@ -322,4 +358,75 @@ func TestHostileBulkIsFlat(t *testing.T) {
 	if each := after.TotalAlloc - before.TotalAlloc; each > 24<<20 {
 		t.Errorf("%d bytes allocated for a body of %d", each, len(body))
 	}
+}
+
+// A body whose length is not told is read no further than it may be long.
+func TestEndlessJobBody(t *testing.T) {
+	js := newJobServer(t, nil)
+	for limit, c := range map[int]struct{ line, start string }{
+		bulkBodyMax: {"POST " + queuesAt + "email/jobs", `{"name":"n","data":"`},
+		jobBodyMax:  {"POST " + queuesAt + "email/jobs/x/complete", `{"lease_token":"t","result":"`},
+		bodyMax:     {"POST " + queuesAt + "email/lease", `{"worker":"`},
+	} {
+		method, target, _ := strings.Cut(c.line, " ")
+		endless := &countingReader{start: strings.NewReader(c.start)}
+		r := httptest.NewRequestWithContext(t.Context(), method, target, endless)
+		r.Host, r.ContentLength = "127.0.0.1", -1
+		r.Header = http.Header{"Authorization": {"Bearer " + js.shop}, "Content-Type": {"application/json"}}
+		js.serve(r).is(413, "body_too_large")
+		if endless.read > limit+1 {
+			t.Errorf("%s: %d bytes were read, %d may be sent", c.line, endless.read, limit)
+		}
+	}
+}
+
+// countingReader goes on for ever.
+type countingReader struct {
+	start io.Reader
+	read  int
+}
+
+func (c *countingReader) Read(p []byte) (n int, err error) {
+	if n, err = c.start.Read(p); err != nil {
+		for n = range p {
+			p[n] = 'x'
+		}
+		n = len(p)
+	}
+	c.read += n
+	return n, nil
+}
+
+// Whatever is added is refused as the client's mistake or comes back as it was.
+func FuzzNewJobs(f *testing.F) {
+	for _, s := range []string{`{"name":"n"}`, `{"name":"n","data":{"a":[1,2.50,"\u00e9"]},"opts":{"priority":1,"delay_ms":5,"attempts":2,"backoff":{"type":"fixed","delay_ms":0},"job_id":"a:b","timeout_ms":1}}`,
+		`{"jobs":[{"name":"a"},{"name":"b","opts":{"remove_on_complete":{"count":1,"age_s":2},"remove_on_fail":false}}]}`, `{"jobs":[]}`, `{"name":"n","opts":{"remove_on_fail":0}}`,
+		`{"name":"\ud800"}`, `{"name":"n","data": [ ] }`, "", "null", `{"jobs":[`, `{"jobs":[{}`, `{"name":"n","opts":{"backoff":{"jitter":1e-320}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var in newJobs
+		err := decodeDeep(body, dataDepthMax, &in)
+		var wishes []jobs.NewJob
+		if err == nil {
+			wishes, err = in.wishes("shop", "email")
+		}
+		if err != nil {
+			var p *Problem
+			if !errors.As(err, &p) || p.Status != 400 && p.Status != 422 || len(p.Field) > clipMax+len("…") {
+				t.Errorf("%q: %v", body, err)
+			}
+			return
+		}
+		for _, n := range wishes {
+			text := appendJob(nil, &jobs.Job{NewJob: n, State: jobs.Waiting}, false, false)
+			var view jobView
+			if err := decodeDeep(text, dataDepthMax+2, &view); err != nil {
+				t.Fatalf("%q became %s: %v", body, text, err)
+			}
+			if len(n.Data) > 0 && string(view.Data) != string(n.Data) || view.Name != n.Name || view.ID != n.ID {
+				t.Errorf("%q became %s", body, text)
+			}
+		}
+	})
 }

@@ -196,6 +196,11 @@ const (
 
 // writeJobs answers {"jobs": […]}. Beyond a chunk it is sent piece by piece.
 func (x *exchange) writeJobs(status int, js []jobs.Job, leased bool) {
+	size := 0
+	for i := range js {
+		size += len(js[i].Data) + jobAnswer
+	}
+	defer x.answering(size)()
 	b := append(make([]byte, 0, min(len(js)*jobAnswer, answerChunk)+jobAnswer), `{"jobs":[`...)
 	for i := range js {
 		if i > 0 {
@@ -215,8 +220,9 @@ func (x *exchange) writeJobs(status int, js []jobs.Job, leased bool) {
 	}
 	b = append(b, "]}"...)
 	if x.status == 0 {
-		x.write(status, b)
-		return
+		x.Header()["Content-Type"] = jsonTypes
+		x.Header()["Content-Length"] = []string{strconv.Itoa(len(b))}
+		x.WriteHeader(status)
 	}
 	_, _ = x.Write(b) // the client has gone; there is nobody to tell
 }
@@ -224,6 +230,9 @@ func (x *exchange) writeJobs(status int, js []jobs.Job, leased bool) {
 func (s *Server) readJob(x *exchange, p httprouter.Params) error {
 	queue, t := p.ByName("queue"), x.caller.Tenant
 	if err := s.allow(x, queue, look); err != nil {
+		return err
+	}
+	if err := x.mayAnswer(); err != nil {
 		return err
 	}
 	j, err := s.jobs.Get(string(t), queue, p.ByName("id"))
@@ -253,6 +262,9 @@ func (s *Server) listJobs(x *exchange, p httprouter.Params) error {
 	list := "jobs/" + queue + "/" + string(state)
 	position, err := s.openCursor(list, t, page.Cursor)
 	if err != nil {
+		return err
+	}
+	if err := x.mayAnswer(); err != nil {
 		return err
 	}
 	found, err := s.jobs.List(string(t), queue, state, jobs.ListOptions{Limit: limit, After: position})

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -272,4 +274,77 @@ func membersOf(t reflect.Type) (names []string) {
 		names = append(names, name)
 	}
 	return names
+}
+
+// failingEngine fails as an engine on a failing disk does.
+type failingEngine struct {
+	JobEngine
+	err error
+}
+
+func (e *failingEngine) Enqueue(context.Context, ...jobs.NewJob) ([]jobs.Job, error) {
+	return nil, e.err
+}
+func (e *failingEngine) Lease(context.Context, jobs.LeaseRequest) ([]jobs.Job, error) {
+	return nil, e.err
+}
+func (e *failingEngine) Pause(context.Context, string, string) error { return e.err }
+
+// What the engine refuses has one status for each kind, on every route (INV-14).
+func TestEngineRefusals(t *testing.T) {
+	failing := &failingEngine{}
+	js := newJobServer(t, func(o *Options) {
+		failing.JobEngine = o.Jobs
+		o.Jobs = failing
+	})
+	for _, c := range []struct {
+		err    error
+		status int
+		code   string
+		retry  bool
+	}{
+		{store.ErrFull, 507, "disk_full", false}, {store.ErrOverloaded, 503, "overloaded", true}, {store.ErrUnknown, 503, "outcome_unknown", true},
+		{store.ErrUnavailable, 503, "unavailable", true}, {store.ErrClosed, 503, "unavailable", true}, {jobs.ErrClosed, 503, "unavailable", true},
+		{jobs.ErrDamaged, 410, "job_damaged", false}, {&jobs.InvalidError{Field: "opts.x", Message: "m"}, 422, "member_invalid", false},
+		{&jobs.JobError{Index: 7, Err: &jobs.InvalidError{Field: "opts.x", Message: "m"}}, 422, "member_invalid", false},
+	} {
+		failing.err = fmt.Errorf("operation: %w", c.err)
+		for line, body := range map[string]string{"POST " + queuesAt + "email/jobs": `{"name":"n"}`, "POST " + queuesAt + "email/lease": `{"wait_ms":1000}`, "POST " + queuesAt + "email/pause": ""} {
+			a := js.ask(line, body, "key", js.shop).is(c.status, c.code)
+			if (a.header.Get("Retry-After") != "") != c.retry {
+				t.Errorf("%s: %v: Retry-After is %q", line, c.err, a.header.Get("Retry-After"))
+			}
+		}
+	}
+	failing.err = &jobs.JobError{Index: 7, Err: &jobs.InvalidError{Field: "opts.x", Message: "m"}}
+	if a := js.ask("POST "+queuesAt+"email/jobs", `{"name":"n"}`, "key", js.shop).is(422, ""); a.json["field"] != "jobs[7].opts.x" {
+		t.Errorf("names %v", a.json["field"])
+	}
+	if log := js.log.String(); log != "" {
+		t.Errorf("foreseen refusals were logged:\n%s", log)
+	}
+	failing.err = errors.New("the secret cause")
+	if a := js.ask("POST "+queuesAt+"email/jobs", `{"name":"n"}`, "key", js.shop).is(500, "internal"); strings.Contains(a.body, "secret") {
+		t.Errorf("the cause belongs to the log alone: %s", a.body)
+	}
+}
+
+// The box's own jobs, which are no tenant's, are the operator's to work on, and no tenant's to see.
+func TestJobsOfNoTenant(t *testing.T) {
+	js := newJobServer(t, nil)
+	if _, err := js.engine.Enqueue(t.Context(), jobs.NewJob{Queue: "email", ID: "own", Name: "canary", Data: []byte("not JSON")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := js.lease(js.shop, "email", `{"max":10}`); len(got) != 0 {
+		t.Errorf("a tenant leased %v", got)
+	}
+	js.ask("GET "+queuesAt+"email/jobs/own", "", "key", js.shop).is(404, "not_found")
+	leased := js.lease(operatorToken, "email", `{}`)
+	if len(leased) != 1 || leased[0]["tenant"] != "" || leased[0]["data"] != nil {
+		t.Fatalf("leased %v", leased)
+	}
+	js.ask("POST "+queuesAt+"email/jobs/own/complete", showing(leased[0], ""), "key", js.shop).is(404, "not_found")
+	if a := js.ask("POST "+queuesAt+"email/jobs/own/complete", showing(leased[0], `,"tenant":""`), "key", operatorToken).is(200, ""); a.json["state"] != "completed" {
+		t.Errorf("completed: %s", a.body)
+	}
 }

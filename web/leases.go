@@ -184,6 +184,9 @@ func (s *Server) lease(x *exchange, p httprouter.Params) error {
 		return err
 	}
 	r.Queue, r.Tenant = queue, string(x.caller.Tenant)
+	if err := x.mayAnswer(); err != nil {
+		return err
+	}
 	wait := r.Wait
 	r.Wait = 0
 	got, err := s.jobs.Lease(x.r.Context(), r)

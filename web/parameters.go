@@ -16,8 +16,8 @@ const (
 	pageDefault = 20
 	pageMax     = 100
 
-	// cursorMax bounds a cursor: an id of ours and its seal.
-	cursorMax = 256
+	// cursorMax bounds a cursor: a position in the events of 64 shards, and its seal.
+	cursorMax = 1024
 	// sealBytes of HMAC-SHA256: enough that guessing one takes longer than a till lives.
 	sealBytes = 12
 )

@@ -74,6 +74,7 @@ var (
 
 // kinds maps what the ledger refuses to statuses. Invalid is 422 when a body was sent, 400 when only parameters were.
 var kinds = map[ledger.Kind]int{
+	ledger.Gone:        http.StatusGone,
 	ledger.Conflict:    http.StatusConflict,
 	ledger.Mismatch:    http.StatusUnprocessableEntity,
 	ledger.Stale:       http.StatusPreconditionFailed,

@@ -44,6 +44,8 @@ type Ledger interface {
 	Payments
 	Users
 	Orders
+	Events
+	Notifications
 	Box
 }
 
@@ -61,6 +63,7 @@ type Options struct {
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
+	Source       string   // of events, as CloudEvents name it: "/tenderbox/<box id>"
 	Version      string   // told by /openapi.json; "": 0
 
 	Metrics *prometheus.Registry // where the server's metrics stand, and what /metrics shows; nil: one of its own
@@ -71,6 +74,7 @@ type Options struct {
 // Server is the box's HTTP API. It is an http.Handler, safe for concurrent use.
 type Server struct {
 	ledger  Ledger
+	source  string // of events
 	jobs    JobEngine
 	sums    Analytics
 	tenants *tenants.Registry
@@ -95,7 +99,7 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -128,6 +132,8 @@ func New(o Options) (*Server, error) {
 	s.registerReports()
 	s.registerUsers()
 	s.registerOrders()
+	s.registerEvents()
+	s.registerNotifications()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {
@@ -311,5 +317,7 @@ func (s *Server) authenticate(x *exchange, who access) (err error) {
 	if err != nil {
 		return err
 	}
-	return x.held.enter(&t, s.now())
+	err = x.held.enter(&t, s.now())
+	x.lane = x.held.lane
+	return err
 }

@@ -22,6 +22,8 @@ import (
 type otherNouns interface {
 	Users
 	Orders
+	Events
+	Notifications
 }
 
 // fakeLedger is a ledger in memory, whose answers a test may replace.

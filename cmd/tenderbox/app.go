@@ -17,7 +17,6 @@ import (
 
 	"tenderbox/bus"
 	"tenderbox/jobs"
-	"tenderbox/jobs/process"
 	"tenderbox/ledger"
 	"tenderbox/store"
 	"tenderbox/tenants"
@@ -31,24 +30,12 @@ const (
 	// sendsDrainMax: a send in hand ends within its own timeout (5 s unless set otherwise), and its outcome
 	// is then written. What takes longer is found again at the next start, under the same key.
 	sendsDrainMax = 10 * time.Second
-	// processorConcurrency: one journal is counted while another waits for its disk. It must not take processors from payments.
-	processorConcurrency = 2
+	// deliveriesDrainMax: a delivery is one transaction on the box's own disk; one that takes longer is done again at the next start.
+	deliveriesDrainMax = 2 * time.Second
 	// stopMax bounds a whole stop: requests (10 s), sends (10 s), then closing files. The systemd unit waits
 	// longer than this before it kills.
 	stopMax = 30 * time.Second
 )
-
-// queues are those that ship in the box. Only the box puts jobs into the read-only ones, and only it takes them out: a payment's
-// job that somebody else removes would leave the payment unsettled.
-var queues = []jobs.QueueConfig{
-	{Name: "email"},
-	{Name: "notifications"},
-	// What is computed from data fails for reasons that take longer to pass than a mail server's.
-	{Name: ledger.ProcessingQueue, Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
-	{Name: ledger.PaymentsQueue, ReadOnly: true},
-	{Name: "webhooks", ReadOnly: true},
-	{Name: ledger.EventsQueue, Internal: true},
-}
 
 // App is a box: built from a Config by OpenApp, working in Run, released by Close.
 type App struct {
@@ -58,12 +45,11 @@ type App struct {
 	accounts *upstream.Accounts
 	engine   *jobs.Engine
 	ledger   *ledger.Ledger
-	recorder *jobs.Runner // of events that arose outside the shards
+	workers  workers
 	events   *eventLog
 	listener *listener
 
 	analytics *ledger.Analytics
-	processor *jobs.Runner // of the work that keeps analytics up to date
 
 	// FirstKey is the API key of tenant `default` if this start made it, else "".
 	FirstKey string
@@ -149,26 +135,25 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 
+	// Templates of e-mail are read now, when somebody looks: a broken one stops the start and not the mail.
+	mailer, err := newMailer(&config, a)
+	if err != nil {
+		return nil, err
+	}
+
 	// The shards last of the files: with them the ledger has all it needs to verify and to count.
 	a.ledger, err = ledger.Open(ctx, ledger.Options{
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
-		Accounts: a.accounts, Events: a.events, KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
+		Accounts: a.accounts, Events: a.events, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
-	a.recorder, err = a.engine.NewRunner(jobs.RunnerOptions{Queue: ledger.EventsQueue, Handler: a.ledger.Record})
-	if err != nil {
-		return nil, err
-	}
 	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
 	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
 	a.onClose(analyticsFile, a.analytics.Close)
-	a.processor, err = a.engine.NewRunner(jobs.RunnerOptions{
-		Queue: ledger.ProcessingQueue, Handlers: process.Handlers(a.analytics), Concurrency: processorConcurrency,
-		DrainTimeout: -1, // what is cut short goes on from its cursor
-	})
+	a.workers, err = a.newWorkers(mailer)
 	if err != nil {
 		return nil, err
 	}
@@ -177,12 +162,14 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 			a.ledger.RaiseAlarm(code, detail) // stays until the next start: a person should have seen it
 		}
 	}
-	a.events.options.Source = "/tenderbox/" + a.ledger.BoxID()
+	source := "/tenderbox/" + a.ledger.BoxID()
+	a.events.options.Source = source
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
 		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
 		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Source:     source,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
 	if err != nil {
@@ -232,9 +219,8 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
-	stopRecorder := start("recorder", a.recorder.Run)
 	stopAnalytics := start("analytics", a.analytics.Run)
-	stopProcessor := start("processor", a.processor.Run)
+	stopWorkers := start("workers", a.workers.run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -255,12 +241,11 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopRecorder()  // before the ledger, which writes what it records; what is left waits in its queue
-			stopProcessor() // before the ledger, whose journals it reads
-			stopAnalytics()
-			stopLedger()   // finish the sends in hand and write their outcomes
-			stopEvents()   // after the ledger, whose last events it takes
-			stopAccounts() // last: the sends needed them
+			stopWorkers()   // before the ledger, in which they look up and write; what is left waits in its queue
+			stopAnalytics() // the same: it reads the journals
+			stopLedger()    // finish the sends in hand and write their outcomes
+			stopEvents()    // after the ledger, whose last events it takes
+			stopAccounts()  // last: the sends needed them
 			err = a.Close()
 		}).AsError()
 		stopped <- errors.Join(err, caught)

@@ -43,6 +43,9 @@ type Config struct {
 	ProbeInterval     time.Duration  `default:"2s" help:"Asks the processor for a sign of life when no answer came for this long."`
 	ProbePath         string         `default:"/charges?limit=1" help:"What the probe asks for."`
 
+	SMTPURL  tenants.Secret `name:"smtp-url" placeholder:"URL" help:"Mail server: smtp:// (encrypts if it can), smtp+starttls:// (always), smtps://; USER:PASSWORD@HOST. Without it mail is kept as files in DATA/mail. @FILE reads it from a file."`
+	SMTPFrom string         `name:"smtp-from" placeholder:"ADDR" help:"Sender of e-mail, such as 'Shop <shop@example.com>'."`
+
 	LogFormat string `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
 }
@@ -59,11 +62,13 @@ func (c *Config) keyFile() string {
 
 // prepare reads what @FILE secrets point to and then judges the settings, all problems in one error.
 func (c *Config) prepare() error {
-	key, err := readSecret("upstream-key", string(c.UpstreamKey))
-	if err != nil {
-		return err
+	for setting, secret := range map[string]*tenants.Secret{"upstream-key": &c.UpstreamKey, "smtp-url": &c.SMTPURL} {
+		value, err := readSecret(setting, string(*secret))
+		if err != nil {
+			return err
+		}
+		*secret = tenants.Secret(value)
 	}
-	c.UpstreamKey = tenants.Secret(key)
 	return c.validate()
 }
 

@@ -113,7 +113,7 @@ func (d *demo) play(ctx context.Context) error {
 		return fmt.Errorf("the first payment is %s; it should have succeeded", first.Status)
 	}
 	d.paid = append(d.paid, first)
-	d.say("   One payment of %s: %s after %d ms.", inWords(first.Amount, first.Currency), first.Status, time.Since(began).Milliseconds())
+	d.say("   One payment of %s: %s after %d ms.", ledger.Money{Amount: first.Amount, Currency: first.Currency}.String(), first.Status, time.Since(began).Milliseconds())
 
 	if err := d.processor.Cut(true); err != nil {
 		return err
@@ -190,7 +190,7 @@ func (d *demo) takePayments(ctx context.Context) error {
 	for _, p := range paid {
 		sum += p.Amount
 	}
-	d.say("3. %d tills take %d payments, %s in all, in %d ms.", demoTills, demoPayments, inWords(sum, "usd"), time.Since(began).Milliseconds())
+	d.say("3. %d tills take %d payments, %s in all, in %d ms.", demoTills, demoPayments, ledger.Money{Amount: sum, Currency: "usd"}.String(), time.Since(began).Milliseconds())
 	d.say("   Each was on the disk before its till was answered; every fourth was sent twice, as after a lost answer.")
 	return nil
 }
@@ -231,8 +231,8 @@ func (d *demo) count(ctx context.Context) error {
 		}
 		delete(byPayment, string(p.ID))
 	}
-	d.say("   taken    %3d payments, %s", len(d.paid), inWords(here, "usd"))
-	d.say("   charged  %3d times,    %s", len(effects), inWords(there, "usd"))
+	d.say("   taken    %3d payments, %s", len(d.paid), ledger.Money{Amount: here, Currency: "usd"}.String())
+	d.say("   charged  %3d times,    %s", len(effects), ledger.Money{Amount: there, Currency: "usd"}.String())
 	if lost+doubled+unsettled+len(byPayment) > 0 || here != there {
 		return fmt.Errorf("%d lost, %d doubled, %d not settled, %d charged without payment", lost, doubled, unsettled, len(byPayment))
 	}

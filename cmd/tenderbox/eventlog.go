@@ -16,6 +16,7 @@ import (
 
 	"tenderbox/bus"
 	"tenderbox/ledger"
+	"tenderbox/web"
 )
 
 const (
@@ -79,10 +80,7 @@ func (e *eventLog) Publish(ctx context.Context, events []*ledger.Event) (uint64,
 	}
 	messages := make([]bus.Message, len(events))
 	for i, event := range events {
-		messages[i] = bus.Message{Origin: event.Origin(), Seq: event.Seq, Event: bus.Event{
-			ID: string(event.ID), Tenant: string(event.Tenant), Type: string(event.Type), Subject: event.Subject,
-			Time: event.OccurredAt, Sequence: event.Sequence(), Data: event.Data,
-		}}
+		messages[i] = bus.Message{Origin: event.Origin(), Seq: event.Seq, Event: web.CloudEvent(event, e.options.Source)}
 	}
 	position, err := b.Publish(ctx, messages)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 const (
 	shardsFolder      = "shards"
 	busFolder         = "bus"
+	mailFolder        = "mail"      // e-mail kept as files, and how far bulks have come
+	templatesFolder   = "templates" // of e-mail, if the operator makes it: TENANT/NAME.html, .txt, .subject
 	boxFile           = "box.db"
 	jobsFile          = "jobs.db"
 	analyticsFile     = "analytics.db"

@@ -82,16 +82,29 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	// ask [-operator] [-as TENANT] METHOD PATH [BODY]: a request as curl would make it; the status and the answer go to
 	// standard output. Without -operator with the first tenant's key.
 	"ask": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.ask(ts, args) }),
-	// ended QUEUE ID: waits until the job has completed or failed, and shows it.
-	"ended": command(func(s *stage, ts *testscript.TestScript, args []string) error {
-		return s.jobEnded(ts, args[0], args[1])
-	}),
+	// await PATTERN METHOD PATH: asks until the answer matches, as what follows by a job does after a moment.
+	"await": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.await(ts, args[0], args[1:]) }),
 	// take VAR MEMBER: sets VAR to a member of the last answer, such as jobs.0.id.
 	"take": command(func(s *stage, ts *testscript.TestScript, args []string) error {
 		value, err := memberOf(s.answer, args[1])
 		ts.Setenv(args[0], value)
 		return err
 	}),
+	// mail-up, mail-down: the mail server; $SMTP is its URL once it was up.
+	"mail-up": command(func(s *stage, ts *testscript.TestScript, _ []string) error {
+		err := s.mail.up()
+		ts.Setenv("SMTP", "smtp://"+s.mail.address)
+		return err
+	}),
+	"mail-down": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.mail.down() }),
+	// mail-arrived 'ADDRESS: SUBJECT'…: waits until these mails are there, each once, and no other.
+	"mail-arrived": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.mail.arrived(args) }),
+	// promote QUEUE: waits until jobs of the queue are put off, and makes them due.
+	"promote": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.promote(args[0]) }),
+	// hear N: reads N events of the stream, going on behind the last that was heard.
+	"hear": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.hear(args[0]) }),
+	// heard-all: what was heard is what the log has, each event once.
+	"heard-all": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.heardAll() }),
 	// lease-and-term QUEUE: waits for a job of QUEUE, and sends SIGTERM meanwhile; the box must answer that there is none, and
 	// leave with status 0.
 	"lease-and-term": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.leaseAndTerm(args[0]) }),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,9 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"tenderbox/internal/blackbox"
 	"tenderbox/ledger"
 	"tenderbox/upstream/simulator"
 )
@@ -33,9 +37,12 @@ type stage struct {
 	taken    []ledger.Payment // payments of pay, by number; each was answered
 	answered []ledger.Payment // answered payments of pay-and-term
 	answer   any              // the last answer to ask
+	heard    []heardEvent     // of the event stream, over all its connections
+	position string           // behind the last of them
 
 	processor *simulator.Simulator
 	upstream  string // its URL
+	mail      *mailServer
 
 	box    *exec.Cmd
 	ended  chan error
@@ -45,6 +52,7 @@ type stage struct {
 
 func newStage(work string) (*stage, error) {
 	s := &stage{data: filepath.Join(work, "data"), log: filepath.Join(work, "box.log")}
+	s.mail = &mailServer{address: "127.0.0.1:0", news: make(chan struct{}, 1)}
 	var err error
 	s.processor = simulator.New(simulator.Options{Key: simulatedKey})
 	if s.upstream, err = s.processor.Start("127.0.0.1:0"); err != nil {
@@ -65,6 +73,9 @@ func (s *stage) clear() {
 		_ = s.kill()
 	}
 	_ = s.processor.Close()
+	if s.mail.server != nil {
+		_ = s.mail.down()
+	}
 	_ = s.notify.Close()
 	_ = os.RemoveAll(filepath.Dir(s.socket))
 }
@@ -192,7 +203,8 @@ func (s *stage) as(secretFile string) (*box, error) {
 }
 
 // ask makes one request and shows what was answered.
-func (s *stage) ask(ts *testscript.TestScript, args []string) error {
+// request makes a request, and returns its status and answer on one line.
+func (s *stage) request(args []string) (string, error) {
 	secret := defaultKeyFile
 	header := http.Header{}
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
@@ -207,7 +219,7 @@ func (s *stage) ask(ts *testscript.TestScript, args []string) error {
 	}
 	b, err := s.as(secret)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var body io.Reader
 	if len(args) > 2 {
@@ -216,54 +228,53 @@ func (s *stage) ask(ts *testscript.TestScript, args []string) error {
 	}
 	r, err := http.NewRequest(args[0], b.url+args[1], body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	r.Header = header
 	r.Header.Set("Authorization", "Bearer "+b.token)
 	a, err := b.client.Do(r)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer a.Body.Close()
 	content, err := io.ReadAll(a.Body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	s.answer = nil
 	_ = json.Unmarshal(content, &s.answer) // an answer without a body has no members to take
-	_, err = fmt.Fprintf(ts.Stdout(), "%d %s\n", a.StatusCode, content)
+	return fmt.Sprintf("%d %s\n", a.StatusCode, content), nil
+}
+
+func (s *stage) ask(ts *testscript.TestScript, args []string) error {
+	answer, err := s.request(args)
+	if err == nil {
+		_, err = io.WriteString(ts.Stdout(), answer)
+	}
 	return err
 }
 
-// jobEnded waits for the end of a job of the first tenant's, and shows it.
-func (s *stage) jobEnded(ts *testscript.TestScript, queue, id string) error {
-	b, err := s.as(defaultKeyFile)
+func (s *stage) await(ts *testscript.TestScript, pattern string, args []string) error {
+	wanted, err := regexp.Compile(pattern)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("job %s of %s does not end", id, queue))
-	defer cancel()
-	tick := time.NewTicker(demoPoll)
+	tick, overdue := time.NewTicker(demoPoll), time.NewTimer(patience)
 	defer tick.Stop()
+	defer overdue.Stop()
 	for {
-		var j struct {
-			State string `json:"state"`
-		}
-		var all json.RawMessage
-		if err := b.do(ctx, http.MethodGet, queuesPath+"/"+queue+"/jobs/"+id, nil, &all); err != nil {
+		answer, err := s.request(args)
+		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(all, &j); err != nil {
-			return err
-		}
-		if j.State == "completed" || j.State == "failed" {
-			_, err := fmt.Fprintf(ts.Stdout(), "%s\n", all)
+		if wanted.MatchString(answer) {
+			_, err = io.WriteString(ts.Stdout(), answer)
 			return err
 		}
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		case <-overdue.C:
+			return fmt.Errorf("waited in vain for %s; the last answer was %s", pattern, answer)
 		}
 	}
 }
@@ -494,4 +505,143 @@ func (s *stage) alarm(code string) error {
 		return fmt.Errorf("%w; raised were %v", err, raised)
 	}
 	return nil
+}
+
+// heardEvent is an event as it came.
+type heardEvent struct {
+	ID     string `json:"id"`
+	Type   string `json:"type"`
+	Tenant string `json:"tenant"`
+}
+
+// hear reads so many events of the first tenant: those that are there by the list, the rest by the stream, from behind the last
+// that was heard.
+func (s *stage) hear(count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if s.position == "" {
+		page, err := s.events(ctx, b, "")
+		if err != nil {
+			return err
+		}
+		s.heard, s.position = page.Data, page.NextCursor
+		if n -= len(page.Data); n < 0 {
+			return fmt.Errorf("%d events more than expected", -n)
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/api/v1/events/stream", nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	r.Header.Set("Last-Event-ID", s.position)
+	a, err := (&http.Client{}).Do(r)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		return fmt.Errorf("the event stream: %s", a.Status)
+	}
+	var e heardEvent
+	lines := bufio.NewScanner(a.Body)
+	for n > 0 && lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		switch name {
+		case "id":
+			s.position = value
+		case "data":
+			if err := json.Unmarshal([]byte(value), &e); err != nil {
+				return err
+			}
+		case "":
+			if e.ID != "" {
+				s.heard = append(s.heard, e)
+				n--
+			}
+			e = heardEvent{}
+		}
+	}
+	if n > 0 {
+		return fmt.Errorf("the stream ended %d events early: %w", n, lines.Err())
+	}
+	return nil
+}
+
+// eventPage is a page of the first tenant's events.
+type eventPage struct {
+	Data       []heardEvent `json:"data"`
+	HasMore    bool         `json:"has_more"`
+	NextCursor string       `json:"next_cursor"`
+}
+
+func (s *stage) events(ctx context.Context, b *box, after string) (page eventPage, err error) {
+	return page, b.do(ctx, http.MethodGet, "/api/v1/events?limit=100&after="+after, nil, &page)
+}
+
+// heardAll compares what the stream told with the log: each event once, none missing.
+func (s *stage) heardAll() error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	missing := map[string]string{}
+	for after := ""; ; {
+		page, err := s.events(context.Background(), b, after)
+		if err != nil {
+			return err
+		}
+		for _, e := range page.Data {
+			missing[e.ID] = e.Type
+		}
+		if after = page.NextCursor; !page.HasMore {
+			break
+		}
+	}
+	logged := len(missing)
+	for _, e := range s.heard {
+		if missing[e.ID] != e.Type || e.Tenant != "default" {
+			return fmt.Errorf("heard %s %s of %s, which the log does not have, or twice", e.Type, e.ID, e.Tenant)
+		}
+		delete(missing, e.ID)
+	}
+	if len(missing) > 0 || logged == 0 {
+		return fmt.Errorf("%d of %d events were not heard", len(missing), logged)
+	}
+	return nil
+}
+
+// promote waits until a job of the first tenant's queue is put off, and makes it due.
+func (s *stage) promote(queue string) error {
+	b, err := s.as(defaultKeyFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	jobsOf := queuesPath + "/" + queue + "/jobs"
+	return blackbox.Poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		var page struct {
+			Data []struct {
+				ID string `json:"id"`
+			} `json:"data"`
+		}
+		if err := b.do(ctx, http.MethodGet, jobsOf+"?state=delayed", nil, &page); err != nil || len(page.Data) == 0 {
+			return false, err
+		}
+		for _, j := range page.Data {
+			if err := b.do(ctx, http.MethodPost, jobsOf+"/"+url.PathEscape(j.ID)+"/promote", nil, nil); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
 }

@@ -53,10 +53,20 @@ func printOverview(out io.Writer, o *ledger.Overview) error {
 		line("backlog\t%d payments%s\t%s", o.Backlog.Count, since(o.Backlog.OldestAt), amounts(o.Backlog.Amounts))
 	}
 	for _, e := range o.Exposure {
-		line("exposure\t%s in %d payments\t%s", inWords(e.Amount, e.Currency), e.Count, allowed(&e))
+		line("exposure\t%s in %d payments\t%s", ledger.Money{Amount: e.Amount, Currency: e.Currency}.String(), e.Count, allowed(&e))
 	}
 	for _, q := range o.Queues {
 		line("queue %s\t%d waiting, %d delayed, %d active\t%d completed, %d failed", q.Name, q.Waiting, q.Delayed, q.Active, q.Completed, q.Failed)
+	}
+	if m := o.Mail; m != nil {
+		where := "sent by " + m.Server
+		if m.Folder != "" {
+			where = "kept as files in " + m.Folder + " (no smtp-url is set)"
+		}
+		if m.DownSince != nil {
+			where += ", waits" + since(m.DownSince)
+		}
+		line("e-mail\t%s\t%s", where, oneLine(m.LastError))
 	}
 	for _, a := range o.Alarms {
 		line("ALARM\t%s%s\t%s", a.Code, since(&a.Since), oneLine(a.Detail))
@@ -75,7 +85,7 @@ func since(t *time.Time) string {
 func allowed(e *ledger.Exposure) string {
 	var limits []string
 	if e.MaxTotal != nil {
-		limits = append(limits, "at most "+inWords(*e.MaxTotal, e.Currency))
+		limits = append(limits, "at most "+ledger.Money{Amount: *e.MaxTotal, Currency: e.Currency}.String())
 	}
 	if e.MaxCount != nil {
 		limits = append(limits, fmt.Sprintf("at most %d payments", *e.MaxCount))
@@ -89,7 +99,7 @@ func allowed(e *ledger.Exposure) string {
 func amounts(all []ledger.MoneyTotal) string {
 	parts := make([]string, len(all))
 	for i, m := range all {
-		parts[i] = inWords(m.Amount, m.Currency)
+		parts[i] = ledger.Money{Amount: m.Amount, Currency: m.Currency}.String()
 	}
 	return strings.Join(parts, " + ")
 }

@@ -1,4 +1,4 @@
-package main
+package ledger
 
 import "testing"
 
@@ -14,7 +14,7 @@ func TestInWords(t *testing.T) {
 		"1.234 KWD":  {1234, "kwd"},
 		"7 nonsense": {7, "nonsense"},
 	} {
-		if got := inWords(m.minor, m.code); got != want {
+		if got := (Money{m.minor, m.code}).String(); got != want {
 			t.Errorf("%d %s: %q, want %q", m.minor, m.code, got, want)
 		}
 	}
