@@ -10,6 +10,7 @@ import (
 
 	"tenderbox/jobs"
 	"tenderbox/jobs/email"
+	"tenderbox/jobs/webhook"
 	"tenderbox/ledger"
 )
 
@@ -21,7 +22,7 @@ var queues = []jobs.QueueConfig{
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
 	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
 	{Name: ledger.PaymentsQueue, ReadOnly: true},
-	{Name: "webhooks", ReadOnly: true},
+	{Name: webhook.Queue, ReadOnly: true},
 	{Name: ledger.EventsQueue, Internal: true},
 }
 
@@ -33,13 +34,14 @@ const emailWorkers = 4
 type workers []*jobs.Runner
 
 // newWorkers makes them; they begin with run.
-func (a *App) newWorkers(mailer *email.Mailer) (workers, error) {
+func (a *App) newWorkers(mailer *email.Mailer, hooks *webhooks) (workers, error) {
 	mails := maps.Clone(mailer.Handlers())
 	mails[ledger.ReceiptJob] = a.ledger.SendReceipt
 	var ws workers
 	for _, o := range []jobs.RunnerOptions{
 		{Queue: ledger.EventsQueue, Handler: a.ledger.Record},
 		{Queue: ledger.EmailQueue, Handlers: mails, Ready: mailer.Ready, Concurrency: emailWorkers},
+		hooks.runner(),
 	} {
 		r, err := a.engine.NewRunner(o)
 		if err != nil {
