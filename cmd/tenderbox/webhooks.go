@@ -23,6 +23,9 @@ const (
 	// webhookTenantMax of them are one tenant's: eight tenants whose endpoints hang do not hold up the ninth, until each of those
 	// endpoints is found out and left in peace.
 	webhookTenantMax = 4
+	// webhookDrainMax is how long a stop waits for attempts in hand: as long as endpoints take that are well. What is cut off is made
+	// again under the same id.
+	webhookDrainMax = 3 * time.Second
 )
 
 // webhooks are what the box does about webhooks: who is told of an event, and how.
@@ -50,7 +53,8 @@ func (c *Config) checkURL(url string) error {
 }
 
 func (w *webhooks) runner() jobs.RunnerOptions {
-	return jobs.RunnerOptions{Queue: webhook.Queue, Handler: w.deliverer.Handle, Concurrency: webhookWorkers, TenantMax: webhookTenantMax}
+	return jobs.RunnerOptions{Queue: webhook.Queue, Handler: w.deliverer.Handle, Concurrency: webhookWorkers, TenantMax: webhookTenantMax,
+		DrainTimeout: webhookDrainMax}
 }
 
 // line is what the box's own account with the processor has learnt of the way out.
