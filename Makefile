@@ -22,10 +22,10 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench torture tools dist clean
+.PHONY: help demo build test race check fmt bench bench-jobs bench-peers torture tools dist clean
 
 help: ## Lists these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## Takes payments with the line cut and shows each settle once
 	bin/tenderbox demo
@@ -53,9 +53,23 @@ fmt: ## Formats every Go file
 bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
 	go run ./internal/bench $(KNOBS) $(BENCHFLAGS)
 
+bench-jobs: ## Jobs/s beside bare loops and no-op servers, and with a million stored (ROUNDS=)
+	go run ./internal/bench jobs $(if $(ROUNDS),-rounds=$(ROUNDS)) $(BENCHFLAGS)
+
+# What the peers need comes from Debian, if there is one and we may install it; what is missing is left out of the table. Their
+# services are not started (RUNLEVEL=1): the program runs servers of its own. -mod=mod follows what the product itself requires by now.
+bench-peers: build ## The same jobs on asynq (Redis), River (PostgreSQL) and Tenderbox (PEERFLAGS=)
+	@for missing in $$(command -v redis-server >/dev/null || echo redis-server) $$(ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql); do \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing $$missing"; \
+	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || echo "$$missing could not be installed"; \
+	  else echo "$$missing is missing: as root on Debian this target installs it"; fi; done
+	@unformatted=$$(gofmt -l internal/peers); if [ -n "$$unformatted" ]; then echo "gofmt these: $$unformatted"; exit 1; fi
+	cd internal/peers && export GOFLAGS=-mod=mod && go vet ./... && go run . -dir '$(abspath $(dir $(BIN)))' -box '$(abspath $(BIN))' $(PEERFLAGS)
+
 torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DURATION=)
-	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture$$' -args \
-	  -rounds=10 $(if $(SEED),-seed=$(SEED)) $(KNOBS)
+	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture(Jobs)?$$' -args \
+	  -rounds=10 -flight=100000 $(if $(SEED),-seed=$(SEED)) $(KNOBS)
 
 tools: ## Downloads and builds the pinned tools that the checks use
 	$(STATICCHECK) -version

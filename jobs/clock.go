@@ -21,7 +21,10 @@ type clock struct {
 func (c *clock) init(outside func() time.Time, last time.Time) {
 	c.outside, c.read = outside, time.Now()
 	c.since = c.read
-	c.base = c.wall()
+	c.base = c.read.Round(0) // of one reading with read: between two of them the process may have to wait, and the clock would be ahead by that
+	if outside != nil {
+		c.base = c.wall()
+	}
 	if last.After(c.base) {
 		c.base = last.Round(0)
 	}
@@ -38,11 +41,15 @@ func (c *clock) wall() time.Time {
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var wall time.Time
 	if c.outside == nil {
 		read := time.Now()
 		c.base, c.read = c.base.Add(read.Sub(c.read)), read
+		wall = read.Round(0)
+	} else {
+		wall = c.wall()
 	}
-	if wall := c.wall(); wall.After(c.base) {
+	if wall.After(c.base) {
 		c.base = wall
 	}
 	return c.base

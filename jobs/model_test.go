@@ -404,7 +404,7 @@ func (m *machine) set(now time.Time) {
 
 func (m *machine) promote(t *rapid.T) {
 	tenant := rapid.SampledFrom(tenants).Draw(t, "tenant")
-	got, err := m.e.PromoteDelayed(context.Background(), "q", func(t string) bool { return t == tenant })
+	got, err := m.e.PromoteDelayed(context.Background(), "q", func(t string) bool { return t == tenant }, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -207,9 +207,10 @@ func (e *Engine) followMoves(w *moves) {
 	e.follow(&w.writes)
 }
 
-// PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. It works in
-// bounded batches; jobs that become delayed meanwhile may or may not be among them.
-func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool) (int, error) {
+// PromoteDelayed makes delayed jobs of a queue due now, for the tenants that match (nil: all), and returns how many. Jobs that have made more
+// than attempts attempts (0: none do) stay put off: they fail for a reason of their own, and would only push in front of others.
+// It works in batches, so what it began is done if it fails.
+func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(tenant string) bool, attempts int) (int, error) {
 	if err := e.exists(queue); err != nil {
 		return 0, err
 	}
@@ -220,8 +221,8 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 		var batch []move
 		err := e.st.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bDelayed).Cursor()
-			k, _ := c.Seek(from)
-			for from = nil; bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+			k, v := c.Seek(from)
+			for from = nil; bytes.HasPrefix(k, prefix); k, v = c.Next() {
 				_, tenant, p, ok := splitDelayed(k)
 				if !ok {
 					continue
@@ -233,6 +234,11 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 				}
 				if !yes {
 					continue
+				}
+				if attempts > 0 {
+					if j, err := decodeJob(queue, tenant, Delayed, v); err == nil && j.AttemptsMade > attempts {
+						continue
+					}
 				}
 				if len(batch) == moveMax {
 					from = bytes.Clone(k)

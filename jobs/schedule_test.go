@@ -51,20 +51,53 @@ func TestPromoteDelayed(t *testing.T) {
 		js = append(js, jobs.NewJob{Queue: "q", Tenant: []string{"a", "b"}[i%2], Delay: time.Hour + time.Duration(i)})
 	}
 	enqueue(t, e, js...)
-	n, err := e.PromoteDelayed(t.Context(), "q", func(tenant string) bool { return tenant == "a" })
+	n, err := e.PromoteDelayed(t.Context(), "q", func(tenant string) bool { return tenant == "a" }, 0)
 	if err != nil || n != 1250 {
 		t.Errorf("%d, %v", n, err)
 	}
 	if st := stats(t, e); st.Waiting != 1250 || st.Delayed != 1250 {
 		t.Errorf("%+v", st)
 	}
-	if n, err := e.PromoteDelayed(t.Context(), "q", nil); err != nil || n != 1250 {
+	if n, err := e.PromoteDelayed(t.Context(), "q", nil, 0); err != nil || n != 1250 {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := e.PromoteDelayed(t.Context(), "q", nil); err != nil || n != 0 {
+	if n, err := e.PromoteDelayed(t.Context(), "q", nil, 0); err != nil || n != 0 {
 		t.Errorf("%d, %v", n, err)
 	}
-	if _, err := e.PromoteDelayed(t.Context(), "none", nil); !errors.Is(err, jobs.ErrUnknownQueue) {
+	if _, err := e.PromoteDelayed(t.Context(), "none", nil, 0); !errors.Is(err, jobs.ErrUnknownQueue) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Jobs that fail time and again wait out their backoff.
+func TestPromoteDelayedLeavesThoseThatFail(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "a", ID: "fails", Attempts: -1}, jobs.NewJob{Queue: "q", Tenant: "a", ID: "once", Attempts: -1, Priority: 1})
+	hour := time.Hour
+	fail := func(id string) {
+		t.Helper()
+		js, err := e.Lease(t.Context(), jobs.LeaseRequest{Queue: "q", Tenant: "a"})
+		if err != nil || len(js) != 1 || js[0].ID != id {
+			t.Fatalf("leased %+v, %v", js, err)
+		}
+		if _, err := e.Fail(t.Context(), jobs.LeaseRef{Tenant: "a", Queue: "q", ID: id, Token: js[0].LeaseToken}, "no", true, &hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		fail("fails")
+		if n, err := e.PromoteDelayed(t.Context(), "q", nil, 3); err != nil || n != 1 {
+			t.Fatalf("%d promoted, %v", n, err)
+		}
+	}
+	fail("fails")
+	fail("once")
+	if n, err := e.PromoteDelayed(t.Context(), "q", nil, 3); err != nil || n != 1 {
+		t.Fatalf("%d promoted, %v", n, err)
+	}
+	for id, want := range map[string]jobs.State{"fails": jobs.Delayed, "once": jobs.Waiting} {
+		if j, err := e.Get("a", "q", id); err != nil || j.State != want {
+			t.Errorf("%s is %s, %v", id, j.State, err)
+		}
 	}
 }

@@ -85,7 +85,7 @@ func TestModelWithDiskFaults(t *testing.T) {
 				}
 			}
 			for key, e := range acked {
-				b.until(e.id, func(p Payment) bool { b.lineBack.wake(); return p.Status.Final() })
+				b.until(e.id, func(p Payment) bool { b.due(); return p.Status.Final() })
 				if n := b.effects()[e.id]; n != 1 {
 					t.Errorf("%s: %d effects", key, n)
 				}
@@ -97,7 +97,7 @@ func TestModelWithDiskFaults(t *testing.T) {
 			}
 			// what was never acknowledged but stored settles too; wait for it, then exposure is zero
 			for len(b.Exposed("")) > 0 && t.Context().Err() == nil {
-				b.lineBack.wake()
+				b.due()
 				_ = newPoke().wait(t.Context(), 20*time.Millisecond)
 			}
 			if x := b.Exposed(""); len(x) != 0 {

@@ -162,6 +162,15 @@ func (b *testBox) sound() {
 	}
 }
 
+// due makes what waits for its backoff due, however often it has failed.
+func (b *testBox) due() {
+	b.t.Helper()
+	if _, err := b.jobs.PromoteDelayed(b.t.Context(), PaymentsQueue, nil, 0); err != nil {
+		b.t.Error(err)
+	}
+	b.runner.Poke()
+}
+
 // effects counts the charges that took effect, by payment.
 func (b *testBox) effects() map[PaymentID]int {
 	m := map[PaymentID]int{}

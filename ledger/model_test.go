@@ -99,7 +99,7 @@ func modelRound(t *testing.T, random *rand.Rand) {
 	final := map[IdempotencyKey]Payment{}
 	for key, m := range model {
 		final[key] = b.until(m.id, func(p Payment) bool {
-			b.lineBack.wake() // do not sit out the backoffs
+			b.due()
 			return p.Status.Final() || p.Sync.State == Review
 		})
 	}

@@ -404,6 +404,12 @@ func (l *Ledger) record(s *send, answer *upstream.Answer) error {
 	return err
 }
 
+// promoteAttemptsMax attempts may a payment have made to be sent at once when the
+// line is back. One that fails time and again, such as one that the processor
+// answers 500 to for ever, opens the breaker for all: it waits out its backoff, up
+// to ten minutes, so that those behind it are not starved.
+const promoteAttemptsMax = 5
+
 // promote makes put-off payments due at once when an account can be sent to again.
 func (l *Ledger) promote(ctx context.Context) error {
 	for {
@@ -412,7 +418,7 @@ func (l *Ledger) promote(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if _, err := l.jobs.PromoteDelayed(ctx, PaymentsQueue, l.ready); err != nil && ctx.Err() == nil {
+		if _, err := l.jobs.PromoteDelayed(ctx, PaymentsQueue, l.ready, promoteAttemptsMax); err != nil && ctx.Err() == nil {
 			l.log.Warn("put-off payments not promoted", "err", err)
 		}
 		l.runner.Poke()

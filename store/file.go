@@ -147,7 +147,13 @@ func createFile(path string, o Options) error {
 			return err
 		}
 	case errors.Is(err, fs.ErrExist):
-		return os.Remove(tmp) // somebody was quicker: theirs it is
+		err := os.Remove(tmp) // somebody was quicker: theirs it is
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // and has tidied up already
 	default: // a file system without links, an SD card's
 		if err := os.Rename(tmp, path); err != nil {
 			return err

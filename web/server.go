@@ -45,6 +45,7 @@ type Ledger interface {
 	Users
 	Orders
 	Events
+	Notifications
 	Box
 }
 
@@ -135,6 +136,7 @@ func New(o Options) (*Server, error) {
 	s.registerUsers()
 	s.registerOrders()
 	s.registerEvents()
+	s.registerNotifications()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {

@@ -30,6 +30,8 @@ const (
 	// sendsDrainMax: a send in hand ends within its own timeout (5 s unless set otherwise), and its outcome
 	// is then written. What takes longer is found again at the next start, under the same key.
 	sendsDrainMax = 10 * time.Second
+	// deliveriesDrainMax: a delivery is one transaction on the box's own disk; one that takes longer is done again at the next start.
+	deliveriesDrainMax = 2 * time.Second
 	// stopMax bounds a whole stop: requests (10 s), sends (10 s), then closing files. The systemd unit waits
 	// longer than this before it kills.
 	stopMax = 30 * time.Second

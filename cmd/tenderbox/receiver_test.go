@@ -256,29 +256,3 @@ func promoteAll(ctx context.Context, b *box, queue string) error {
 	}
 	return nil
 }
-
-// await waits until a member of what the box answers to GET has a value.
-func (s *stage) await(wish, path string) error {
-	member, value, _ := strings.Cut(wish, "=")
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	var last string
-	var refusal error
-	err = blackbox.Poll(ctx, 10*time.Millisecond, func() (bool, error) {
-		var answer any
-		err := b.do(ctx, http.MethodGet, path, nil, &answer)
-		if err == nil {
-			last, err = memberOf(answer, member)
-		}
-		refusal = err // it may not be there yet
-		return err == nil && last == value, nil
-	})
-	if err != nil {
-		return fmt.Errorf("%s is %q, not %s: %w", member, last, value, errors.Join(err, refusal))
-	}
-	return nil
-}

@@ -80,6 +80,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	// ask [-operator] [-as TENANT] METHOD PATH [BODY]: a request as curl would make it; the status and the answer go to
 	// standard output. Without -operator with the first tenant's key.
 	"ask": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.ask(ts, args) }),
+	// await PATTERN METHOD PATH: asks until the answer matches, as what follows by a job does after a moment.
+	"await": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.await(ts, args[0], args[1:]) }),
 	// take VAR MEMBER: sets VAR to a member of the last answer, such as jobs.0.id.
 	"take": command(func(s *stage, ts *testscript.TestScript, args []string) error {
 		value, err := memberOf(s.answer, args[1])
@@ -140,8 +142,6 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 		}
 		return err
 	}),
-	// await MEMBER=VALUE PATH: waits until the box's answer to GET PATH says so.
-	"await": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.await(args[0], args[1]) }),
 	// hear N: reads N events of the stream, going on behind the last that was heard.
 	"hear": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.hear(args[0]) }),
 	// heard-all: what was heard is what the log has, each event once.

@@ -10,6 +10,7 @@ import (
 
 	"tenderbox/jobs"
 	"tenderbox/jobs/email"
+	"tenderbox/jobs/notify"
 	"tenderbox/jobs/webhook"
 	"tenderbox/ledger"
 )
@@ -40,6 +41,7 @@ func (a *App) newWorkers(mailer *email.Mailer, hooks *webhooks) (workers, error)
 	var ws workers
 	for _, o := range []jobs.RunnerOptions{
 		{Queue: ledger.EventsQueue, Handler: a.ledger.Record},
+		{Queue: ledger.NotificationsQueue, Handlers: notify.Handlers(inboxes{a.ledger}), DrainTimeout: deliveriesDrainMax},
 		{Queue: ledger.EmailQueue, Handlers: mails, Ready: mailer.Ready, Concurrency: emailWorkers},
 		hooks.runner(),
 	} {

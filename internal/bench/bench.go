@@ -1,18 +1,20 @@
-// Package bench is the program behind `make bench`: it measures the built box from outside and prints one table.
+// Package bench is the program behind `make bench` and `make bench-jobs`: it measures the built box from outside, and the
+// queues' engine in a process of its own, and prints tables.
 //
 // # Promise
 //
 // Every figure of the box stands beside one of a plainer thing that was measured in the same run, in turns with it:
-// durable payments beside a no-op JSON handler on httprouter that takes and gives as many bytes; the drain of a
-// backlog beside a bare loop of the same requests; all of it between two probes of the disk's fsync. Medians over
+// durable payments and jobs beside a no-op JSON handler on httprouter that takes and gives as many bytes; the drain of a
+// backlog beside a bare loop of the same requests; the engine beside a bare loop of puts into the same kind of file, and beside
+// itself with a million jobs stored; all of it between two probes of the disk's fsync. Medians over
 // rounds; CPU time from the kernel's count of the server's process, with the work that a payment still causes after its
 // answer; fsyncs from the box's own count of commits.
 //
 // # Main types
 //
-// load drives keep-alive connections with prepared requests (load.go); server is a process under load (server.go);
-// window is one measurement. The program runs itself again as the no-op server and as the bare loop, so that both sides
-// of a comparison are processes of their own.
+// load drives keep-alive connections with prepared requests (load.go); server is a process under load (server.go), queue one
+// that plays the engine or the bare loop of puts (queue.go); window is one measurement. The program runs itself again as
+// whatever the box is compared with, so that both sides of a comparison are processes of their own.
 //
 // # Caveats
 //
@@ -67,6 +69,10 @@ func run(ctx context.Context, args []string) error {
 			return serveNoop(ctx, os.Stdout)
 		case loopPart:
 			return runLoop(ctx, args[1:], os.Stdout)
+		case queuePart:
+			return playQueue(ctx, args[1:], os.Stdin, os.Stdout)
+		case jobsPart:
+			return benchJobs(ctx, args[1:])
 		}
 	}
 	var o options
@@ -104,12 +110,38 @@ func run(ctx context.Context, args []string) error {
 	return measure(ctx, o)
 }
 
-// measure takes all measurements and prints each part of the table when it is known.
-func measure(ctx context.Context, o options) (err error) {
-	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+// measure takes all measurements and prints each part of the tables when it is known.
+func measure(ctx context.Context, o options) error {
+	return onDisk(o.dir, o.profile == "", func(top string) error {
+		if o.profile != "" {
+			return profile(ctx, o, top)
+		}
+		binary, err := blackbox.Build(ctx, top)
+		if err != nil {
+			return err
+		}
+		if err := measureFootprint(ctx, o, binary, top); err != nil {
+			return fmt.Errorf("footprint: %w", err)
+		}
+		if err := measurePayments(ctx, o, binary, top); err != nil {
+			return fmt.Errorf("payments: %w", err)
+		}
+		if o.backlog > 0 {
+			if err := measureDrains(ctx, o, binary, top); err != nil {
+				return fmt.Errorf("drain: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// onDisk prints what machine this is, and measures in a folder below dir that is made for it and removed; with probe, between two
+// looks at what the disk's fsync costs.
+func onDisk(dir string, probe bool, measure func(top string) error) (err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	top, err := os.MkdirTemp(o.dir, "bench-")
+	top, err := os.MkdirTemp(dir, "bench-")
 	if err != nil {
 		return err
 	}
@@ -118,35 +150,21 @@ func measure(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(top)) }()
 	printMachine(top)
-	if o.profile != "" {
-		return profile(ctx, o, top)
-	}
-	binary, err := blackbox.Build(ctx, top)
-	if err != nil {
-		return err
-	}
-
-	before, err := probeDisk(top)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("fsync, 4 KiB write + fdatasync, before: %s\n\n", before)
-
-	if err := measureFootprint(ctx, o, binary, top); err != nil {
-		return fmt.Errorf("footprint: %w", err)
-	}
-	if err := measurePayments(ctx, o, binary, top); err != nil {
-		return fmt.Errorf("payments: %w", err)
-	}
-	if o.backlog > 0 {
-		if err := measureDrains(ctx, o, binary, top); err != nil {
-			return fmt.Errorf("drain: %w", err)
+	look := func(when, end string) error {
+		if !probe {
+			return nil
 		}
-	}
-	after, err := probeDisk(top)
-	if err != nil {
+		times, err := probeDisk(top)
+		if err == nil {
+			fmt.Printf("fsync, 4 KiB write + fdatasync, %s: %s%s\n", when, times, end)
+		}
 		return err
 	}
-	fmt.Printf("fsync, 4 KiB write + fdatasync, after: %s\n", after)
-	return nil
+	if err := look("before", "\n"); err != nil {
+		return err
+	}
+	if err := measure(top); err != nil {
+		return err
+	}
+	return look("after", "")
 }

@@ -43,7 +43,7 @@ func TestDriveSendsWhatItCounts(t *testing.T) {
 	}))
 	defer s.Close()
 	const n = 1500
-	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", payment: "rich", connections: 7, count: n})
+	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", want: payment("rich"), connections: 7, count: n})
 	if err != nil {
 		t.Fatal(err)
 	}

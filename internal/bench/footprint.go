@@ -31,12 +31,12 @@ func measureFootprint(ctx context.Context, o options, binary, top string) error 
 			if times == &first {
 				err = box.rest(ctx)
 			}
-			mib, merr := residentMiB(box.pid)
+			held, merr := residentOf(box.pid)
 			stopCtx, cancel := context.WithTimeout(ctx, graceMax)
 			serr := box.process.Stop(stopCtx)
 			cancel()
 			if times == &first {
-				memory = append(memory, mib)
+				memory = append(memory, held.all)
 			}
 			for _, err := range []error{err, merr, serr} {
 				if err != nil {

@@ -3,7 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
+
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +22,8 @@ import (
 const (
 	// paymentPath is what both servers answer.
 	paymentPath = "/api/v1/payments"
-	// answerMax bounds one answer; a payment has some 600 bytes.
-	answerMax = 64 << 10
+	// answerMax bounds one answer; a payment has some 600 bytes, a bulk of 1000 jobs 800 times as many.
+	answerMax = 4 << 20
 	// graceMax bounds each wait for something that must happen.
 	graceMax = 60 * time.Second
 	// usersMax spreads payments over that many users, and by them over the shards.
@@ -36,9 +36,22 @@ type load struct {
 	key         string // API key
 	run         string // makes idempotency keys unique
 	connections int
-	payment     string        // which of payments; "" is plain
+	want        wanted        // what is asked for; zero: the plain payment
 	duration    time.Duration // 0: until count
-	count       int           // payments in all; 0: until duration
+	count       int           // requests in all; 0: until duration
+}
+
+// wanted is a request that is to be answered 201.
+type wanted struct {
+	path  string
+	body  string
+	sign  string // what the answer has in it
+	keyed bool   // each request has an Idempotency-Key of its own
+}
+
+// payment is one of payments.
+func payment(kind string) wanted {
+	return wanted{path: paymentPath, body: payments[kind], sign: `"pending"`, keyed: true}
 }
 
 // result is what a load met.
@@ -95,7 +108,7 @@ func drive(ctx context.Context, l load) (*result, error) {
 	cpu, began := clientCPU(), time.Now()
 	var all errgroup.Group
 	for _, line := range lines {
-		all.Go(func() error { return line.pay(began, l.duration, quota) })
+		all.Go(func() error { return line.ask(began, l.duration, quota) })
 	}
 	if err := all.Wait(); err != nil {
 		return nil, errors.Join(err, context.Cause(ctx))
@@ -111,12 +124,12 @@ func drive(ctx context.Context, l load) (*result, error) {
 	}
 	slices.Sort(r.latencies)
 	if r.done == 0 {
-		return nil, fmt.Errorf("%s took no payment; its answers by status: %v", l.address, r.refused)
+		return nil, fmt.Errorf("%s took nothing; its answers by status: %v", l.address, r.refused)
 	}
 	return r, nil
 }
 
-// tickets share a number of payments among connections.
+// tickets share a number of requests among connections.
 type tickets struct {
 	mu   sync.Mutex // guards left
 	left int
@@ -136,11 +149,12 @@ func (t *tickets) take() bool {
 type line struct {
 	conn      net.Conn
 	in        *bufio.Reader
-	head      []byte // of a request, up to the idempotency key
-	tail      []byte // of its header, after the key
+	head      []byte // of a request's header, up to what is not the same each time
+	tail      []byte // of its header, after the idempotency key
 	body      []byte
-	userAt    int // where the digits of the user stand in body
-	prefix    string
+	userAt    int    // where the digits of the user stand in body
+	prefix    string // of idempotency keys; "": none are sent
+	sign      []byte
 	buffer    []byte
 	latencies []time.Duration
 	refused   map[int]int
@@ -157,16 +171,31 @@ var payments = map[string]string{
 }
 
 func newLine(conn net.Conn, l load, i int) *line {
-	body := []byte(payments[cmp.Or(l.payment, "plain")])
-	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nIdempotency-Key: ", paymentPath, l.address, l.key)
-	return &line{
-		conn: conn, in: bufio.NewReader(conn), head: []byte(head), tail: fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n", len(body)),
-		body: body, userAt: bytes.Index(body, []byte("000000")), prefix: fmt.Sprintf("%s-%d-", l.run, i), refused: map[int]int{},
+	want := l.want
+	if want.path == "" {
+		want = payment("plain")
 	}
+	c := &line{
+		conn: conn, in: bufio.NewReaderSize(conn, readBuffer), head: head(l, want.path), body: []byte(want.body), sign: []byte(want.sign), refused: map[int]int{},
+	}
+	c.tail = fmt.Appendf(nil, "Content-Length: %d\r\n\r\n", len(c.body))
+	c.userAt = bytes.Index(c.body, []byte("000000"))
+	if want.keyed {
+		c.prefix = fmt.Sprintf("%s-%d-", l.run, i)
+	}
+	return c
 }
 
-// pay sends payment after payment until the time is over or no ticket is left.
-func (c *line) pay(began time.Time, duration time.Duration, quota *tickets) error {
+// readBuffer is that of a connection.
+const readBuffer = 16 << 10
+
+// head is what requests to a path begin with.
+func head(l load, path string) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n", path, l.address, l.key)
+}
+
+// ask sends request after request until the time is over or no ticket is left.
+func (c *line) ask(began time.Time, duration time.Duration, quota *tickets) error {
 	for n := 0; ; n++ {
 		sent := time.Now()
 		if quota == nil && sent.Sub(began) >= duration || quota != nil && !quota.take() {
@@ -184,78 +213,81 @@ func (c *line) pay(began time.Time, duration time.Duration, quota *tickets) erro
 	}
 }
 
-// exchange sends the nth payment and reads its answer.
+// exchange sends the nth request and reads its answer.
 func (c *line) exchange(n int) (status int, err error) {
 	user := n % usersMax
 	for i := userDigits - 1; i >= 0 && c.userAt >= 0; i-- {
 		c.body[c.userAt+i] = byte('0' + user%10)
 		user /= 10
 	}
-	c.buffer = append(append(c.buffer[:0], c.head...), c.prefix...)
-	c.buffer = strconv.AppendInt(c.buffer, int64(n), 10)
+	c.buffer = append(c.buffer[:0], c.head...)
+	if c.prefix != "" {
+		c.buffer = append(append(c.buffer, "Idempotency-Key: "...), c.prefix...)
+		c.buffer = append(strconv.AppendInt(c.buffer, int64(n), 10), "\r\n"...)
+	}
 	c.buffer = append(append(c.buffer, c.tail...), c.body...)
 	if _, err := c.conn.Write(c.buffer); err != nil {
 		return 0, err
 	}
-	return c.answer(n == 0)
+	status, content, err := c.answer(n == 0)
+	if err == nil && n == 0 && status == 201 && !bytes.Contains(content, c.sign) {
+		err = fmt.Errorf("the answer has no %s in it: %.300s", c.sign, content)
+	}
+	return status, err
 }
 
-// answer reads one answer. The first of a connection is looked at: it must be a payment.
-func (c *line) answer(look bool) (status int, err error) {
+// answer reads one answer, and returns its body if that is to be looked at.
+func (c *line) answer(look bool) (status int, content []byte, err error) {
 	first, err := c.in.ReadSlice('\n')
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if len(first) < 12 || !bytes.HasPrefix(first, []byte("HTTP/1.1 ")) {
-		return 0, fmt.Errorf("no HTTP answer: %q", first)
+		return 0, nil, fmt.Errorf("no HTTP answer: %q", first)
 	}
 	if status, err = strconv.Atoi(string(first[9:12])); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	length, chunked := 0, false
 	for {
 		header, err := c.in.ReadSlice('\n')
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if len(header) <= 2 {
 			break
 		}
 		if value, ok := field(header, "Content-Length:"); ok {
 			if length, err = strconv.Atoi(value); err != nil || length > answerMax {
-				return 0, fmt.Errorf("content length %q", value)
+				return 0, nil, fmt.Errorf("content length %q", value)
 			}
 		} else if value, ok := field(header, "Transfer-Encoding:"); ok {
 			chunked = value == "chunked"
 		}
 	}
-	var content []byte
 	switch {
 	case chunked:
 		if content, err = io.ReadAll(io.LimitReader(httputil.NewChunkedReader(c.in), answerMax)); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		length = len(content)
 		if _, err = c.in.Discard(2); err != nil { // the empty trailer
-			return 0, err
+			return 0, nil, err
 		}
 	case look:
 		content = make([]byte, length)
 		if _, err = io.ReadFull(c.in, content); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	default:
 		if _, err = c.in.Discard(length); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	}
 	if status == 201 {
 		c.answered = length
-		if look && !bytes.Contains(content, []byte(`"pending"`)) {
-			return 0, fmt.Errorf("the answer is no pending payment: %s", content)
-		}
 	}
-	return status, nil
+	return status, content, nil
 }
 
 // field returns a header line's value if it has that name, colon included.

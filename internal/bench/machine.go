@@ -95,21 +95,38 @@ func parseStat(content []byte) (cpuTime, error) {
 	return cpuTime{time.Duration(user) * clockTick, time.Duration(system) * clockTick}, errors.Join(uerr, serr)
 }
 
-// residentMiB is a process's resident memory.
-func residentMiB(pid int) (float64, error) {
+// resident is a process's resident memory. Pages of mapped files are in it, and are the kernel's to take back at any time.
+type resident struct{ all, files float64 } // MiB
+
+func (r resident) String() string {
+	return fmt.Sprintf("%.0f MiB (%.0f of it mapped files)", r.all, r.files)
+}
+
+func residentOf(pid int) (r resident, err error) {
 	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
-		return 0, err
+		return resident{}, err
 	}
 	defer f.Close()
+	fields := map[string]*float64{"VmRSS": &r.all, "RssFile": &r.files}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-			return float64(kib) / 1024, err
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		field := fields[name]
+		if field == nil {
+			continue
 		}
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return resident{}, fmt.Errorf("/proc status: %w", err)
+		}
+		*field = float64(kib) / 1024
+		delete(fields, name)
 	}
-	return 0, errors.Join(errors.New("/proc status has no VmRSS"), lines.Err())
+	if len(fields) > 0 {
+		return resident{}, errors.Join(errors.New("/proc status has no VmRSS or no RssFile"), lines.Err())
+	}
+	return r, nil
 }
 
 func micros(d time.Duration) string {

@@ -55,7 +55,7 @@ type answered struct {
 	SettledAt      *time.Time        `json:"settled_at"`
 }
 
-// serveNoop answers payments without taking them, says where on w, and ends with ctx.
+// serveNoop answers payments and jobs without taking them, says where on w, and ends with ctx.
 func serveNoop(ctx context.Context, w io.Writer) error {
 	bound, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -74,6 +74,7 @@ func serveNoop(ctx context.Context, w io.Writer) error {
 
 func noop() http.Handler {
 	router := httprouter.New()
+	routeNoopJobs(router)
 	router.POST(paymentPath, func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
 		content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMax))
 		if err != nil {

@@ -38,8 +38,11 @@ type window struct {
 	absent []string // counters that the server does not have
 }
 
+// driver is what puts a load on a server: drive or work.
+type driver func(context.Context, load) (*result, error)
+
 // look measures one load on a server, from rest to rest.
-func look(ctx context.Context, s *server, l load) (*window, error) {
+func look(ctx context.Context, s *server, l load, by driver) (*window, error) {
 	l.address, l.key = s.address, s.key
 	if err := s.rest(ctx); err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func look(ctx context.Context, s *server, l load) (*window, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.result, err = drive(ctx, l); err != nil {
+	if w.result, err = by(ctx, l); err != nil {
 		return nil, fmt.Errorf("%s, %d connections: %w", s.name, l.connections, err)
 	}
 	cpu1, err := processCPU(s.pid)
@@ -104,7 +107,7 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 
 	servers := []*server{plain, box}
 	for _, s := range servers {
-		if _, err := look(ctx, s, load{run: "warm", connections: slices.Max(o.connections), duration: warmup, payment: o.payment}); err != nil {
+		if _, err := look(ctx, s, load{run: "warm", connections: slices.Max(o.connections), duration: warmup, want: payment(o.payment)}, drive); err != nil {
 			return err
 		}
 	}
@@ -118,7 +121,7 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 		seen := map[*server][]*window{}
 		for round := range o.rounds {
 			for _, s := range servers {
-				w, err := look(ctx, s, load{run: fmt.Sprintf("c%d-r%d", connections, round), connections: connections, duration: o.duration, payment: o.payment})
+				w, err := look(ctx, s, load{run: fmt.Sprintf("c%d-r%d", connections, round), connections: connections, duration: o.duration, want: payment(o.payment)}, drive)
 				if err != nil {
 					return err
 				}
@@ -149,11 +152,11 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 	for _, status := range slices.Sorted(maps.Keys(refused)) {
 		fmt.Printf("  %d requests were answered %d and are not counted as payments\n", refused[status], status)
 	}
-	memory, err := residentMiB(box.pid)
+	memory, err := residentOf(box.pid)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  the box's RSS after all this: %.1f MiB\n\n", memory)
+	fmt.Printf("  the box's RSS after all this: %s\n\n", memory)
 	return nil
 }
 

@@ -118,13 +118,13 @@ func profile(ctx context.Context, o options, top string) error {
 	processor.Cut()
 	p := &profiled{binary: binary, upstream: processor.URL(), serve: o.serve}
 	err = p.run(ctx, filepath.Join(top, "payments"), o.profile, func(begin func() error) (int, error) {
-		if _, err := look(ctx, p.box, load{run: "warm", payment: o.payment, connections: profileConnections, duration: warmup}); err != nil {
+		if _, err := look(ctx, p.box, load{run: "warm", want: payment(o.payment), connections: profileConnections, duration: warmup}, drive); err != nil {
 			return 0, err
 		}
 		if err := begin(); err != nil {
 			return 0, err
 		}
-		w, err := look(ctx, p.box, load{run: "profile", payment: o.payment, connections: profileConnections, duration: time.Duration(o.rounds) * o.duration})
+		w, err := look(ctx, p.box, load{run: "profile", want: payment(o.payment), connections: profileConnections, duration: time.Duration(o.rounds) * o.duration}, drive)
 		if err != nil {
 			return 0, err
 		}

@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,6 +105,55 @@ func (k *keeper) terminate() {
 func (k *keeper) stop(ctx context.Context) error {
 	k.told()
 	return k.current().Stop(ctx)
+}
+
+// open starts the box for the first time, registers the second tenant and returns the tenants' API keys.
+func (k *keeper) open(ctx context.Context) (keys map[string]string, err error) {
+	if err := os.MkdirAll(k.options.Data, 0o700); err != nil {
+		return nil, err
+	}
+	if err := k.start(ctx); err != nil {
+		return nil, err
+	}
+	if k.token, err = k.current().Secret("operator.token"); err != nil {
+		return nil, err
+	}
+	first, err := k.current().Secret("default.key")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, graceMax)
+	defer cancel()
+	out, err := blackbox.Run(ctx, k.options.Binary, "tenant", "add", secondTenant, "--data", k.options.Data)
+	return map[string]string{"default": first, secondTenant: lastLine(out)}, err
+}
+
+// audit stops the box in good order, runs `tenderbox check`, and looks for secrets and bad signs in the box's log.
+func (k *keeper) audit(ctx context.Context, logFile string, secrets ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, graceMax)
+	defer cancel()
+	if err := k.stop(ctx); err != nil {
+		k.history.problem("stop", err.Error())
+	}
+	if _, err := blackbox.Run(ctx, k.options.Binary, "check", "--data", k.options.Data); err != nil {
+		k.history.problem("check", err.Error())
+	}
+	log, err := os.ReadFile(logFile)
+	if err != nil {
+		return err
+	}
+	for _, secret := range append(secrets, k.token) {
+		if bytes.Contains(log, []byte(secret)) {
+			k.history.problem("INV-23 secret in the log", secret)
+		}
+	}
+	for what, sign := range signs {
+		if at := sign.FindIndex(log); at != nil {
+			line := log[bytes.LastIndexByte(log[:at[0]], '\n')+1:]
+			k.history.problem(what, string(line[:min(len(line), logLineMax)]))
+		}
+	}
+	return nil
 }
 
 // get asks the box as its operator, for a tenant or for none.

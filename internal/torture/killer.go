@@ -28,9 +28,9 @@ const (
 	recoveriesMax = 3
 )
 
-// killer ends the box again and again until ctx ends, and leaves it running. A box that ends by itself is a problem.
-func (r *round) killer(ctx context.Context) error {
-	random := r.random(killerStream)
+// haunt ends the box again and again until ctx ends, and leaves it running. A box that ends by itself is a problem. While it is
+// dead, dead is called.
+func (k *keeper) haunt(ctx context.Context, random *rand.Rand, dead func() error) error {
 	whole := context.WithoutCancel(ctx) // a start that began in the dark is waited for in the light
 	for first := true; ; first = false {
 		over := ctx.Done()
@@ -40,9 +40,9 @@ func (r *round) killer(ctx context.Context) error {
 		select {
 		case <-over:
 			return nil
-		case <-r.box.current().Exited():
-			r.history.problem("the box ended by itself", fmt.Sprint(r.box.current().Err()))
-			if err := r.box.start(whole); err != nil {
+		case <-k.current().Exited():
+			k.history.problem("the box ended by itself", fmt.Sprint(k.current().Err()))
+			if err := k.start(whole); err != nil {
 				return err
 			}
 			continue
@@ -50,42 +50,42 @@ func (r *round) killer(ctx context.Context) error {
 		}
 		switch fate := random.Float64(); {
 		case first:
-			r.tally.killed.Add(1)
-			r.box.kill()
+			k.tally.killed.Add(1)
+			k.kill()
 		case fate < gracefully:
-			r.tally.graceful.Add(1)
+			k.tally.graceful.Add(1)
 			stop, cancel := context.WithTimeout(whole, graceMax)
-			if err := r.box.stop(stop); err != nil {
-				r.history.problem("stop", err.Error())
+			if err := k.stop(stop); err != nil {
+				k.history.problem("stop", err.Error())
 			}
 			cancel()
 		case fate < gracefully+halfway:
-			r.tally.halfway.Add(1)
-			r.box.terminate()
+			k.tally.halfway.Add(1)
+			k.terminate()
 			_ = pause(whole, time.Duration(random.Int64N(int64(drainKillMax))))
-			r.box.kill()
+			k.kill()
 		default:
-			r.tally.killed.Add(1)
-			r.box.kill()
+			k.tally.killed.Add(1)
+			k.kill()
 		}
-		if err := r.lose(random); err != nil {
+		if err := dead(); err != nil {
 			return err
 		}
 		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || first && i == 0); i++ {
-			p, err := r.box.launch()
+			p, err := k.launch()
 			if err != nil {
 				return err
 			}
 			_ = pause(whole, time.Duration(random.Int64N(int64(recoveryMax))))
 			select {
 			case <-p.Exited():
-				r.history.problem("the box ended by itself in recovery", fmt.Sprint(p.Err()))
+				k.history.problem("the box ended by itself in recovery", fmt.Sprint(p.Err()))
 			default:
-				r.tally.recovering.Add(1)
+				k.tally.recovering.Add(1)
 			}
 			p.Kill()
 		}
-		if err := r.box.start(whole); err != nil {
+		if err := k.start(whole); err != nil {
 			return err
 		}
 	}

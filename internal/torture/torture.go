@@ -1,19 +1,22 @@
-// Package torture kills a real box again and again while clients pay and the processor misbehaves, and then counts
-// the money.
+// Package torture kills a real box again and again while clients pay and the processor misbehaves, or while producers add jobs and
+// workers take them, and then counts the money and the jobs.
 //
 // # Promise
 //
-// A round that ends without findings has shown, for everything that its clients did, that no acknowledged payment is
+// A round of payments that ends without findings has shown, for everything that its clients did, that no acknowledged payment is
 // missing or changed, none took effect twice, nothing took effect without a payment, keys replay to the same
-// payment, sums agree per currency, and `tenderbox check` is clean (RELIABILITY.md, INV-1 and 3 to 10). A round in
+// payment, sums agree per currency, and `tenderbox check` is clean (RELIABILITY.md, INV-1 and 3 to 10). A round of jobs has shown
+// that every acknowledged job ran, that none that was acknowledged as done ran again, that no job was given to two workers under
+// live leases, that leases outlived the deaths, and that the check is clean. A round in
 // which some fault never fired, or no kill hit, fails too: it has shown nothing.
 //
 // # Main types
 //
-// Run plays one round from a seed: clients (client.go), the killer (killer.go), the weather at the processor
-// (weather.go). They write Evidence, kept outside the box: each request and answer as the client saw it, each request
-// and effect as the processor saw it, the box's last word. Judge reads nothing but Evidence, and its tests plant
-// one defect after the other to see it caught.
+// Run plays one round of payments from a seed: clients (client.go), the killer (killer.go), the weather at the processor
+// (weather.go). RunJobs plays one of jobs: producers and workers in the harness speak HTTP (jobclient.go), and so many jobs are kept in
+// flight while the killer is at it. They write Evidence and JobEvidence, kept outside the box: each request and answer as the client
+// saw it, each request and effect as the processor saw it, the box's last word. Judge and JudgeJobs read nothing but evidence, and their tests plant
+// one defect after the other to see it caught; a toy box with bugs of its own shows that the rounds catch them too.
 //
 // # After a crash
 //
@@ -24,11 +27,12 @@
 //
 // A seed repeats the decisions, not the timing. kill -9 does not lose what the kernel holds: a missing fsync is
 // invisible here (RELIABILITY.md, rule 5). A 500 that the processor stores under a key is replayed for ever; payments
-// that met one may stay in doubt, and are told apart by what the processor was seen to answer.
+// that met one may stay in doubt, and are told apart by what the processor was seen to answer. A job that nobody knows whether it
+// was stored may run once or not at all. Long polls hide when a lease was given: of two leases of a job whose times overlap, the
+// attempts' numbers say which came later.
 package torture
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -122,9 +126,11 @@ func (c conditions) String() string {
 	return fmt.Sprintf("clients pause up to %s, %d shards, %d failures open the breaker", c.think, c.shards, c.opens)
 }
 
-// random is a source of its own for each stream; seeds and streams that are near one another have nothing in common.
-func (r *round) random(stream uint64) *rand.Rand {
-	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%d/%d", r.Seed, stream))))
+func (r *round) random(stream uint64) *rand.Rand { return source(r.Seed, stream) }
+
+// source is a source of its own for each stream; seeds and streams that are near one another have nothing in common.
+func source(seed, stream uint64) *rand.Rand {
+	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%d/%d", seed, stream))))
 }
 
 // Run plays one round. An error means that the round could not be played to its end; what a box did wrong is in the
@@ -187,24 +193,8 @@ func (r *round) play(ctx context.Context) error {
 }
 
 // open starts the box for the first time and registers the second tenant.
-func (r *round) open(ctx context.Context) error {
-	if err := os.MkdirAll(r.box.options.Data, 0o700); err != nil {
-		return err
-	}
-	if err := r.box.start(ctx); err != nil {
-		return err
-	}
-	var err error
-	if r.box.token, err = r.box.current().Secret("operator.token"); err != nil {
-		return err
-	}
-	if r.keys["default"], err = r.box.current().Secret("default.key"); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, graceMax)
-	defer cancel()
-	out, err := blackbox.Run(ctx, r.Binary, "tenant", "add", secondTenant, "--data", r.box.options.Data)
-	r.keys[secondTenant] = lastLine(out)
+func (r *round) open(ctx context.Context) (err error) {
+	r.keys, err = r.box.open(ctx)
 	return err
 }
 
@@ -220,7 +210,10 @@ func (r *round) chaos(ctx context.Context) error {
 	defer cancel()
 	pests, dark := errgroup.WithContext(dark)
 	pests.Go(func() error { return r.weather(dark) })
-	pests.Go(func() error { return r.killer(dark) })
+	pests.Go(func() error {
+		random := r.random(killerStream)
+		return r.box.haunt(dark, random, func() error { return r.lose(random) })
+	})
 	err := pests.Wait()
 	if err == nil {
 		err = r.encore(ctx)
@@ -272,28 +265,5 @@ func (r *round) collect(ctx context.Context) error {
 
 // audit stops the box in good order, runs `tenderbox check`, and looks for secrets in the box's log.
 func (r *round) audit(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, graceMax)
-	defer cancel()
-	if err := r.box.stop(ctx); err != nil {
-		r.history.problem("stop", err.Error())
-	}
-	if _, err := blackbox.Run(ctx, r.Binary, "check", "--data", r.box.options.Data); err != nil {
-		r.history.problem("check", err.Error())
-	}
-	log, err := os.ReadFile(filepath.Join(r.Dir, "box.log"))
-	if err != nil {
-		return err
-	}
-	for _, secret := range []string{blackbox.ProcessorKey, r.box.token, r.keys["default"], r.keys[secondTenant], "tok_visa", "tok_chargeDeclined"} {
-		if bytes.Contains(log, []byte(secret)) {
-			r.history.problem("INV-23 secret in the log", secret)
-		}
-	}
-	for what, sign := range signs {
-		if at := sign.FindIndex(log); at != nil {
-			line := log[bytes.LastIndexByte(log[:at[0]], '\n')+1:]
-			r.history.problem(what, string(line[:min(len(line), logLineMax)]))
-		}
-	}
-	return nil
+	return r.box.audit(ctx, filepath.Join(r.Dir, "box.log"), blackbox.ProcessorKey, r.keys["default"], r.keys[secondTenant], "tok_visa", "tok_chargeDeclined")
 }

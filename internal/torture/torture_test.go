@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,10 +20,17 @@ var (
 	seedFlag     = flag.Uint64("seed", 0, "seed of the first round; 0 takes a new one")
 	roundsFlag   = flag.Int("rounds", 1, "rounds, each on a box of its own; seeds count up")
 	durationFlag = flag.Duration("duration", chaosDefault, "how long kills and faults go on in a round")
+	flightFlag   = flag.Int("flight", 20_000, "jobs that are acknowledged and not done at all times while kills go on")
 )
 
-// TestTorture plays rounds against the real program. A round's folder (data, box's log, evidence) is kept if it fails.
-func TestTorture(t *testing.T) {
+// TestTorture plays rounds of payments against the real program.
+func TestTorture(t *testing.T) { playRounds(t, playRound) }
+
+// TestTortureJobs plays rounds of jobs against the real program.
+func TestTortureJobs(t *testing.T) { playRounds(t, playJobRound) }
+
+// playRounds plays as many rounds as the flags say. A round's folder (data, box's log, evidence) is kept if it fails.
+func playRounds(t *testing.T, play func(ctx context.Context, t *testing.T, binary, dir string, seed uint64) error) {
 	ctx := t.Context()
 	if deadline, ok := t.Deadline(); ok {
 		// End before the test binary is ended, so that the boxes are, and the evidence is written.
@@ -47,45 +55,61 @@ func TestTorture(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1_000_000) + 1
+	first := *seedFlag
+	if first == 0 {
+		first = rand.Uint64N(1_000_000) + 1
 	}
 	for i := range *roundsFlag {
-		playRound(ctx, t, binary, top, seed+uint64(i))
+		seed := first + uint64(i)
+		t.Logf("seed %d, %s; again: make torture SEED=%d ROUNDS=1 DURATION=%s", seed, *durationFlag, seed, *durationFlag)
+		dir := filepath.Join(top, fmt.Sprintf("seed-%d", seed))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := play(ctx, t, binary, dir, seed); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		if t.Failed() {
+			t.Logf("the end of the box's log:\n%s", tail(filepath.Join(dir, "box.log")))
+		} else if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
 		if ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-func playRound(ctx context.Context, t *testing.T, binary, top string, seed uint64) {
-	t.Logf("seed %d, %s; again: make torture SEED=%d ROUNDS=1 DURATION=%s", seed, *durationFlag, seed, *durationFlag)
-	dir := filepath.Join(top, fmt.Sprintf("seed-%d", seed))
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+func playRound(ctx context.Context, t *testing.T, binary, dir string, seed uint64) error {
 	began := time.Now()
 	result, err := Run(ctx, Options{Binary: binary, Dir: dir, Seed: seed, Chaos: *durationFlag})
-	if err != nil {
-		t.Errorf("seed %d: %v", seed, err)
-	}
 	t.Logf("seed %d, played in %s\n%s", seed, time.Since(began).Round(time.Millisecond), result.Tally)
 	report(t, seed, result.Findings)
-	if t.Failed() {
-		t.Logf("the end of the box's log:\n%s", tail(filepath.Join(dir, "box.log")))
-	}
 	if err != nil {
-		return // a round that broke off met less than it was meant to
+		return err // a round that broke off met less than it was meant to
 	}
-	for _, what := range result.Tally.Idle() {
-		t.Errorf("seed %d: no %s in the whole round: it has shown nothing about that", seed, what)
-	}
+	met(t, seed, result.Tally.Idle())
 	awake(t, result.Evidence)
-	if !t.Failed() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
+	return nil
+}
+
+func playJobRound(ctx context.Context, t *testing.T, binary, dir string, seed uint64) error {
+	began := time.Now()
+	result, err := RunJobs(ctx, JobOptions{Binary: binary, Dir: dir, Seed: seed, Chaos: *durationFlag, Flight: *flightFlag})
+	t.Logf("seed %d, played in %s\n%s", seed, time.Since(began).Round(time.Millisecond), result.Tally)
+	report(t, seed, result.Findings)
+	if err != nil {
+		return err
+	}
+	met(t, seed, result.Tally.Idle())
+	awakeToJobs(t, result.Evidence)
+	return nil
+}
+
+func met(t *testing.T, seed uint64, idle []string) {
+	t.Helper()
+	for _, what := range idle {
+		t.Errorf("seed %d: no %s in the whole round: it has shown nothing about that", seed, what)
 	}
 }
 
@@ -158,6 +182,41 @@ func awake(t *testing.T, e Evidence) {
 		}
 		if !caught {
 			t.Errorf("the judge did not notice that %s was %s", id, d.name)
+		}
+	}
+}
+
+// awakeToJobs plants defects into the evidence of a round of jobs, to see that the judge would have caught them there.
+func awakeToJobs(t *testing.T, e JobEvidence) {
+	t.Helper()
+	var done *Word
+	for i := range e.Words {
+		if w := &e.Words[i]; w.Final && w.Acknowledged() {
+			done = w
+			break
+		}
+	}
+	if !e.Drained || done == nil {
+		return
+	}
+	at := slices.IndexFunc(e.Takings, func(k Taking) bool { return k.Job == done.Job && k.Token == done.Token })
+	if at < 0 {
+		t.Errorf("%s was acknowledged as done, and no lease of it is in the evidence", done.Job)
+		return
+	}
+	lost, rerun := e, e
+	lost.Takings = slices.DeleteFunc(slices.Clone(e.Takings), func(k Taking) bool { return k.Job == done.Job })
+	ran := e.Takings[at]
+	ran.Attempt++
+	ran.Token, ran.Asked, ran.Got = "another", done.Answered.Add(time.Second), done.Answered.Add(2*time.Second)
+	rerun.Takings = append(slices.Clone(e.Takings), ran)
+	for _, planted := range []struct {
+		what string
+		e    JobEvidence
+		rule Rule
+	}{{"lost", lost, JobLost}, {"run again", rerun, JobRepeated}} {
+		if !slices.ContainsFunc(JudgeJobs(planted.e), func(f Finding) bool { return f.Rule == planted.rule }) {
+			t.Errorf("the judge did not notice that %s was %s", done.Job, planted.what)
 		}
 	}
 }

@@ -29,6 +29,7 @@ type toybox struct {
 	bug      string
 	upstream string
 	key      string
+	queue    *toyqueue
 
 	mu       sync.Mutex // guards what follows
 	file     *os.File
@@ -86,6 +87,7 @@ func serveToybox(args []string) {
 	}
 	_ = flags.Parse(args)
 	must(b.open(filepath.Join(*data, "payments.jsonl")))
+	b.queue = openToyqueue(filepath.Join(*data, "jobs.jsonl"), b.bug)
 	bound, err := net.Listen("tcp", *listen)
 	must(err)
 	must(os.WriteFile(filepath.Join(*data, "default.key"), []byte("key-of-default"), 0o600))
@@ -152,12 +154,16 @@ func (b *toybox) write(p *toyPayment) {
 }
 
 func (b *toybox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	tenant := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer key-of-")
 	if tenant == "operator" {
 		tenant = r.Header.Get("X-Tenant-ID")
 	}
+	if strings.HasPrefix(r.URL.Path, "/api/v1/queues/") {
+		b.queue.serve(w, r, tenant)
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	id, one := strings.CutPrefix(r.URL.Path, "/api/v1/payments/")
 	switch {
 	case r.URL.Path == "/readyz":

@@ -15,12 +15,12 @@
 //
 // # Attempts
 //
-// 2xx is a delivery. 410 disables the endpoint and fails the job; so does what no attempt can mend: an endpoint that was removed or
-// disabled, or whose URL the operator has come to forbid. Such jobs can be retried once that has changed. Anything else is an attempt that failed, and the next one comes after
-// 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h, with up to a tenth more by chance, or when Retry-After says, if that is
-// later (but within 24 h). An endpoint that does not answer in time, or says that it has too much to do (429, 502, 503, 504,
-// Retry-After), is left in peace for a while: its other jobs wait without losing an attempt, 5 s at first and 5 min at most (an hour
-// if it asks for it), and no job longer than the schedule lasts.
+// 2xx is a delivery. 410 disables the endpoint and fails the job; failed at once is also what no attempt can mend: an endpoint that was removed or
+// disabled, or whose URL the operator has come to forbid. Such jobs can be retried once that has changed. Anything else is an attempt
+// that failed, and the next one comes after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h, with up to a tenth more by
+// chance, or when Retry-After says, if that is later (but within 24 h). An endpoint that does not answer in time, or says that it has
+// too much to do (429, 502, 503, 504, Retry-After), is left in peace for a while: its other jobs wait without losing an attempt, 5 s at
+// first and 5 min at most (an hour if it asks for it), and no job longer than the schedule lasts.
 //
 // When the box's own line is down, it is not the endpoint that failed: the job waits without losing an attempt, and the
 // schedule begins when the line is back. [Options.Line] says so. Where nobody knows, a dial without a route and a resolver
