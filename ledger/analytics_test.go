@@ -216,26 +216,6 @@ func TestAnalyticsAreMendedWhileRunning(t *testing.T) {
 		t.Errorf("queued: %+v, want one job for each journal", st)
 	}
 	s.agree()
-
-	// Jobs that somebody outside holds are not waited for.
-	for range 20 {
-		s.act(random, made)
-	}
-	if err := s.a.Rebuild(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.jobs.PromoteDelayed(t.Context(), ProcessingQueue, func(string) bool { return true }, 100); err != nil {
-		t.Fatal(err)
-	}
-	if js, err := s.jobs.Lease(t.Context(), jobs.LeaseRequest{Queue: ProcessingQueue, Max: 100, Worker: "outside"}); err != nil || len(js) != 0 {
-		t.Fatalf("the box's own work was leased out: %v, %v", js, err)
-	}
-	if err := s.a.lookAfter(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if d := s.differences(); len(d) > 0 {
-		t.Errorf("not counted: %v", d)
-	}
 }
 
 func TestDaysBeginWhereTheyBegin(t *testing.T) {
