@@ -57,6 +57,12 @@ type keyRecord struct {
 	record      recordID
 }
 
+// lookup is what a request knows of its key when nothing is stored under it.
+type lookup struct {
+	fingerprint []byte
+	unread      []int // shards whose keys were not known: nothing under the key may be stored in them
+}
+
 // keys holds a tenant's idempotency keys unique over all shards. The key's row
 // stands in the shard of the record that it made, in one transaction with it.
 // This process owns every file, so an in-process claim on (tenant, key) plus an
@@ -162,11 +168,11 @@ func (k *keys) size() int {
 }
 
 // find returns what is stored under the key. To know that there is nothing, the
-// caller holds the claim.
-func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, err error) {
+// caller holds the claim. unread are the shards that were passed over.
+func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, unread []int, err error) {
 	if !k.whole.Load() {
-		if err := k.await(ctx, k.set.Shard(k.slot(t, key))); err != nil {
-			return keyRecord{}, false, err
+		if unread, err = k.await(ctx, k.set.Shard(k.slot(t, key))); err != nil {
+			return keyRecord{}, false, nil, err
 		}
 	}
 	h := k.hash(t, key)
@@ -174,10 +180,11 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 	at, hit := k.index[h]
 	k.indexMu.RUnlock()
 	if !hit {
-		return keyRecord{}, false, nil
+		return keyRecord{}, false, unread, nil
 	}
 	// Two keys with one hash cost a read, and decide nothing: the row itself is compared.
-	err = k.set.Shard(at.slot()).View(ctx, func(tx *shards.Tx) error {
+	sh := k.set.Shard(at.slot())
+	err = sh.View(ctx, func(tx *shards.Tx) error {
 		for _, prefix := range recordPrefixes {
 			from, to := at.within(prefix)
 			err := tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND record BETWEEN ? AND ? AND key = ?`,
@@ -188,7 +195,12 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 		}
 		return nil
 	})
-	return rec, found, err
+	if out := sh.Err(); err == nil && !found && out != nil {
+		// The commit that may have stored the key failed, and its file was not written anew since: the row cannot be seen, and may come
+		// back with the next start.
+		err = fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+	}
+	return rec, found, unread, err
 }
 
 // fillWaitMax is how long a request waits for the index: a box with millions of
@@ -198,8 +210,8 @@ const fillWaitMax = 5 * time.Second
 // await returns when no file can hold keys that the index does not know. A file
 // out of service whose keys are unknown is passed over, unless it is the key's
 // home: what a client repeats goes to the same slot, hence to the same file, and
-// is refused there; only another request under a used key could slip through.
-func (k *keys) await(ctx context.Context, home *shards.Shard) error {
+// is refused there, also if the file comes back meanwhile; only another request under a used key could slip through.
+func (k *keys) await(ctx context.Context, home *shards.Shard) (unread []int, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, fillWaitMax, shards.ErrUnavailable)
 	defer cancel()
 	for {
@@ -207,22 +219,25 @@ func (k *keys) await(ctx context.Context, home *shards.Shard) error {
 		progress := k.progress
 		k.indexMu.RUnlock()
 		unknown := false
+		unread = unread[:0]
 		for i, sh := range k.set.All() {
-			switch {
+			switch out := sh.Err(); {
 			case k.filled[i].Load():
-			case sh.Err() == nil:
+			case out == nil:
 				unknown = true
 			case sh == home:
-				return fmt.Errorf("%w: %w", shards.ErrUnavailable, sh.Err())
+				return nil, fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+			default:
+				unread = append(unread, i)
 			}
 		}
 		if !unknown {
-			return nil
+			return unread, nil
 		}
 		select {
 		case <-progress:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }

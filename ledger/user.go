@@ -119,12 +119,12 @@ func (l *Ledger) CreateUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 	}
 	return once(ctx, l, t, request[User]{key: key, meaning: []string{"user", n.ID, n.Email, n.Name},
 		read: func(ctx context.Context, id string) (User, error) { return l.User(ctx, t, id) },
-		make: func(ctx context.Context, fingerprint []byte) (User, error) {
-			return l.createUser(ctx, t, key, fingerprint, &n)
+		make: func(ctx context.Context, seen lookup) (User, error) {
+			return l.createUser(ctx, t, key, seen, &n)
 		}})
 }
 
-func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, n *NewUser) (User, error) {
+func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, n *NewUser) (User, error) {
 	now := l.clock.now()
 	u := User{ID: UserID(n.ID), Object: "user", Email: n.Email, Name: n.Name, CreatedAt: now, UpdatedAt: now, Version: 1}
 	if u.ID == "" {
@@ -143,7 +143,7 @@ func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 		return User{}, err
 	}
 	slot := shards.SlotOf(string(t), string(u.ID))
-	row := newKeyRow(t, key, l.ids.userRecord(now, slot, u.ID), fingerprint)
+	row := newKeyRow(t, key, l.ids.userRecord(now, slot, u.ID), seen)
 	event := l.event(t, UserCreated, string(u.ID), slot, now, u)
 	err = l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		n, err := tx.Exec(`INSERT INTO users (tenant, id, email, email_folded, name, created_at, updated_at) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
@@ -155,8 +155,7 @@ func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 			return &Error{Kind: Conflict, Code: "user_exists", Field: "id", Message: "there is a user of this id"}
 		}
 		tx.Attach(event)
-		row.attach(tx)
-		return nil
+		return row.attach(tx)
 	})
 	l.keys.settled(row, err)
 	return u, err

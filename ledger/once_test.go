@@ -1,0 +1,111 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"tenderbox/shards/shardstest"
+)
+
+// userIn returns a user's id that lives in the shard.
+func (b *testBox) userIn(shard int) string {
+	for i := 0; ; i++ {
+		if u := fmt.Sprint("u", i); b.userShard(testTenant, u).ID() == shard {
+			return u
+		}
+	}
+}
+
+// keyAtHome returns a key whose records without a user live in the shard.
+func (b *testBox) keyAtHome(shard int) IdempotencyKey {
+	for i := 0; ; i++ {
+		if k := IdempotencyKey(fmt.Sprint("k", i)); b.set.Shard(b.keys.slot(testTenant, k)).ID() == shard {
+			return k
+		}
+	}
+}
+
+// out makes the shard's disk fail, and returns when it is out of service.
+func (b *testBox) out(d *shardstest.Disk, shard int) {
+	b.t.Helper()
+	for _, suffix := range []string{".db-wal", ".db"} {
+		d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: fmt.Sprintf("%04d%s", shard, suffix)})
+	}
+	p := validPayment()
+	p.UserID = b.userIn(shard)
+	if _, _, err := b.Pay(b.t.Context(), testTenant, "", p); code(err) != "outcome_unknown" || b.set.All()[shard].Err() == nil {
+		b.t.Fatalf("the shard is not out: %v", err)
+	}
+}
+
+// back waits until the shard serves again.
+func (b *testBox) back(d *shardstest.Disk, shard int) {
+	b.t.Helper()
+	d.Heal()
+	for b.set.All()[shard].Err() != nil {
+		if err := newPoke().wait(b.t.Context(), 20*time.Millisecond); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// INV-4: while nobody knows whether a key's commit is on the disk, nothing else is stored under the key, for the next start may take that
+// commit up.
+func TestKeyOfUnknownCommit(t *testing.T) {
+	dir := t.TempDir()
+	d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+	b := openBox(t, dir, testOptions{})
+	for _, suffix := range []string{".db-wal", ".db"} {
+		d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0001" + suffix})
+	}
+	there, elsewhere := validPayment(), validPayment()
+	there.UserID, elsewhere.UserID = b.userIn(1), b.userIn(2)
+	if _, _, err := b.Pay(t.Context(), testTenant, "k", there); code(err) != "outcome_unknown" {
+		t.Fatalf("with a disk that fails: %v", err)
+	}
+	if p, _, err := b.Pay(t.Context(), testTenant, "k", elsewhere); code(err) != "shard_unavailable" {
+		t.Errorf("another payment under the key: %s, %v", p.ID, err)
+	}
+	b.back(d, 1)
+	b.pay("k", there)
+	if _, _, err := b.Pay(t.Context(), testTenant, "k", elsewhere); code(err) != "idempotency_mismatch" {
+		t.Errorf("another payment under the key: %v", err)
+	}
+	b.sound()
+}
+
+// INV-4: a shard that was out of service when a key was looked up, and is back before the payment is stored, may hold the key.
+func TestShardIsBackAfterLookup(t *testing.T) {
+	dir := t.TempDir()
+	d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+	b := openBox(t, dir, testOptions{idle: true})
+	p, key := validPayment(), b.keyAtHome(0)
+	p.UserID = b.userIn(1)
+	first := b.pay(string(key), p)
+
+	clear(b.keys.index) // as after a start
+	b.keys.filled[1].Store(false)
+	b.keys.whole.Store(false)
+	b.out(d, 1)
+	_, _, err := once(t.Context(), b.Ledger, testTenant, request[Payment]{key: key, meaning: p.meaning(),
+		read: func(ctx context.Context, id string) (Payment, error) { return b.Payment(ctx, testTenant, id) },
+		make: func(ctx context.Context, seen lookup) (Payment, error) {
+			b.back(d, 1)
+			if err := b.keys.fillShard(ctx, b.set.All()[1], math.MaxInt); err != nil {
+				return Payment{}, err
+			}
+			return b.accept(ctx, testTenant, key, seen, &p)
+		}})
+	if code(err) != "shard_unavailable" {
+		t.Errorf("a second payment under the key: %v", err)
+	}
+	again, replayed, err := b.Pay(t.Context(), testTenant, key, p)
+	if err != nil || !replayed || again.ID != first.ID {
+		t.Errorf("%s, replayed %v, %v, want %s", again.ID, replayed, err, first.ID)
+	}
+	b.sound()
+}
