@@ -109,3 +109,33 @@ func TestShardIsBackAfterLookup(t *testing.T) {
 	}
 	b.sound()
 }
+
+// An address whose user's commit failed, in a file that is still out of service, is nobody else's: the next start may take it up.
+func TestAddressOfUnknownCommit(t *testing.T) {
+	dir := t.TempDir()
+	d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+	b := openBox(t, dir, testOptions{idle: true})
+	other, _, err := b.CreateUser(t.Context(), testTenant, "", NewUser{ID: b.userIn(2), Email: "eve@example.org"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{".db-wal", ".db"} {
+		d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "0001" + suffix})
+	}
+	const address = "ana@example.org"
+	if _, _, err := b.CreateUser(t.Context(), testTenant, "", NewUser{ID: b.userIn(1), Email: address}); code(err) != "outcome_unknown" {
+		t.Fatalf("with a disk that fails: %v", err)
+	}
+	if u, _, err := b.CreateUser(t.Context(), testTenant, "", NewUser{ID: b.userIn(0), Email: address}); code(err) != "shard_unavailable" {
+		t.Errorf("a second user of the address: %s, %v", u.ID, err)
+	}
+	to := address
+	if _, err := b.ChangeUser(t.Context(), testTenant, string(other.ID), UserChange{Email: &to}); code(err) != "shard_unavailable" {
+		t.Errorf("a user who takes the address: %v", err)
+	}
+	b.back(d, 1)
+	if _, err := b.ChangeUser(t.Context(), testTenant, string(other.ID), UserChange{Email: &to}); err != nil {
+		t.Errorf("once the file serves: %v", err)
+	}
+	b.sound()
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/mail"
 	"strings"
 	"sync"
@@ -136,10 +137,7 @@ func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 		return User{}, err
 	}
 	defer end()
-	if _, taken, err := l.userByEmail(ctx, t, folded); err != nil || taken {
-		if taken {
-			err = errEmailTaken
-		}
+	if err := l.emailFree(ctx, t, folded, ""); err != nil {
 		return User{}, err
 	}
 	slot := shards.SlotOf(string(t), string(u.ID))
@@ -232,6 +230,24 @@ func (l *Ledger) userByEmail(ctx context.Context, t tenants.ID, folded string) (
 	return u, ok, unavailable(err)
 }
 
+// emailFree refuses an address that another user than id has, or may have: a file that takes no writes may hold a commit that failed,
+// which cannot be seen, and which the next start may take up. The caller holds the claim.
+func (l *Ledger) emailFree(ctx context.Context, t tenants.ID, folded, id string) error {
+	other, taken, err := l.userByEmail(ctx, t, folded)
+	if err != nil {
+		return err
+	}
+	if taken && string(other.ID) != id {
+		return errEmailTaken
+	}
+	for _, sh := range l.set.All() {
+		if out := sh.Err(); out != nil {
+			return fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+		}
+	}
+	return nil
+}
+
 var errVersion = &Error{Kind: Stale, Code: "version_mismatch", Field: "If-Match", Message: "the record was changed meanwhile; read it again"}
 
 // ChangeUser changes a user's address or name.
@@ -246,12 +262,8 @@ func (l *Ledger) ChangeUser(ctx context.Context, t tenants.ID, id string, c User
 			return User{}, err
 		}
 		defer end()
-		other, taken, err := l.userByEmail(ctx, t, folded)
-		if err != nil {
-			return User{}, err
-		}
-		if taken && string(other.ID) != id {
-			return User{}, errEmailTaken
+		if err := l.emailFree(ctx, t, folded, id); err != nil {
+			return User{}, unavailable(err)
 		}
 	}
 	if c.Name != nil {
