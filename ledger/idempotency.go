@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -77,11 +78,12 @@ type keys struct {
 
 	claims sync.Map      // claim → struct{}: requests between receipt and commit
 	filled []atomic.Bool // by shard: its keys are in the index
+	stuck  []atomic.Bool // by shard: they could not be read when that was tried last
 	whole  atomic.Bool   // all of them
 
 	indexMu  sync.RWMutex // guards what follows
 	index    map[uint64]locator
-	progress chan struct{} // closed, and made anew, when a shard was filled
+	progress chan struct{} // closed, and made anew, when a shard was filled, or could not be
 }
 
 // locator is the first half of a record's ULID: time, slot and six random bits.
@@ -118,6 +120,7 @@ func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 		upstream:    kr.Subkey("upstream metadata"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
+		stuck:       make([]atomic.Bool, len(set.All())),
 		index:       map[uint64]locator{},
 		progress:    make(chan struct{}),
 	}
@@ -203,12 +206,14 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 	return rec, found, unread, err
 }
 
+var errKeysUnread = errors.New("its idempotency keys cannot be read")
+
 // fillWaitMax is how long a request waits for the index: a box with millions of
 // keys on a slow disk needs some seconds after its start.
 const fillWaitMax = 5 * time.Second
 
 // await returns when no file can hold keys that the index does not know. A file
-// out of service whose keys are unknown is passed over, unless it is the key's
+// out of service, or that cannot be read, whose keys are unknown is passed over, unless it is the key's
 // home: what a client repeats goes to the same slot, hence to the same file, and
 // is refused there, also if the file comes back meanwhile; only another request under a used key could slip through.
 func (k *keys) await(ctx context.Context, home *shards.Shard) (unread []int, err error) {
@@ -223,10 +228,10 @@ func (k *keys) await(ctx context.Context, home *shards.Shard) (unread []int, err
 		for i, sh := range k.set.All() {
 			switch out := sh.Err(); {
 			case k.filled[i].Load():
-			case out == nil:
+			case out == nil && !k.stuck[i].Load():
 				unknown = true
 			case sh == home:
-				return nil, fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+				return nil, fmt.Errorf("%w: %w", shards.ErrUnavailable, cmp.Or(out, errKeysUnread))
 			default:
 				unread = append(unread, i)
 			}
@@ -298,14 +303,33 @@ func (k *keys) fillShard(ctx context.Context, sh *shards.Shard, batches int) err
 			return rows.Err()
 		})
 		if err != nil {
+			if ctx.Err() == nil {
+				k.passOver(sh)
+			}
 			return err
 		}
+		k.stuck[sh.ID()].Store(false)
 		if n < fillBatch {
 			k.filledShard(sh)
 			return nil
 		}
 	}
 	return nil
+}
+
+// passOver lets the other files' requests wait no longer for one whose keys cannot be read.
+func (k *keys) passOver(sh *shards.Shard) {
+	if !k.stuck[sh.ID()].Swap(true) {
+		k.indexMu.Lock()
+		defer k.indexMu.Unlock()
+		k.wake()
+	}
+}
+
+// wake tells who waits to look again. The caller holds indexMu.
+func (k *keys) wake() {
+	close(k.progress)
+	k.progress = make(chan struct{})
 }
 
 // filledShard wakes who waits.
@@ -318,8 +342,7 @@ func (k *keys) filledShard(sh *shards.Shard) {
 		whole = whole && k.filled[i].Load()
 	}
 	k.whole.Store(whole)
-	close(k.progress)
-	k.progress = make(chan struct{})
+	k.wake()
 }
 
 // oldKey is a key that may be forgotten.

@@ -139,3 +139,38 @@ func TestAddressOfUnknownCommit(t *testing.T) {
 	}
 	b.sound()
 }
+
+// INV-19: a file whose keys cannot be read holds up no request of the others, and takes none that might be in it.
+func TestUnreadableKeysHoldUpNobody(t *testing.T) {
+	dir := t.TempDir()
+	d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+	b := openBox(t, dir, testOptions{idle: true})
+	p, q := validPayment(), validPayment()
+	p.UserID, q.UserID = b.userIn(1), b.userIn(2)
+	key, home := b.keyAtHome(0), b.keyAtHome(1)
+	first := b.pay(string(key), p)
+	clear(b.keys.index) // as after a start
+	b.keys.filled[1].Store(false)
+	b.keys.whole.Store(false)
+	for _, suffix := range []string{".db-wal", ".db"} {
+		d.Fail(shardstest.Fault{Op: shardstest.OpRead, Suffix: "0001" + suffix})
+	}
+	if err := b.keys.fillShard(t.Context(), b.set.All()[1], math.MaxInt); err == nil || b.set.All()[1].Err() != nil {
+		t.Fatalf("reads do not fail: %v, out: %v", err, b.set.All()[1].Err())
+	}
+	b.pay(string(b.keyAtHome(2)), q)
+	if _, _, err := b.Pay(t.Context(), testTenant, home, q); code(err) != "shard_unavailable" {
+		t.Errorf("a key of the file: %v", err)
+	}
+	d.Heal()
+	if again, _, err := b.Pay(t.Context(), testTenant, key, p); code(err) != "shard_unavailable" {
+		t.Errorf("a second payment under a key that was not read: %s, %v", again.ID, err)
+	}
+	if err := b.keys.fillShard(t.Context(), b.set.All()[1], math.MaxInt); err != nil {
+		t.Fatal(err)
+	}
+	if again, replayed, err := b.Pay(t.Context(), testTenant, key, p); err != nil || !replayed || again.ID != first.ID {
+		t.Errorf("%s, replayed %v, %v, want %s", again.ID, replayed, err, first.ID)
+	}
+	b.sound()
+}
