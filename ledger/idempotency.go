@@ -156,11 +156,15 @@ func (k *keys) add(t tenants.ID, key IdempotencyKey, record recordID) {
 	k.indexMu.Unlock()
 }
 
-func (k *keys) remove(t tenants.ID, key IdempotencyKey) {
+// remove forgets that the key made the record; another record that it made since stays known.
+func (k *keys) remove(t tenants.ID, key IdempotencyKey, record recordID) {
 	h := k.hash(t, key)
+	at, ok := record.locator()
 	k.indexMu.Lock()
-	delete(k.index, h)
-	k.indexMu.Unlock()
+	defer k.indexMu.Unlock()
+	if ok && k.index[h] == at {
+		delete(k.index, h)
+	}
 }
 
 // size is the number of keys in the index.
@@ -402,7 +406,7 @@ func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []oldKey) error
 	})
 	for _, o := range old {
 		if err == nil {
-			k.remove(o.tenant, o.key)
+			k.remove(o.tenant, o.key, recordID(o.record))
 		}
 		k.claims.Delete(o.claim)
 	}

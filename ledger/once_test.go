@@ -174,3 +174,21 @@ func TestUnreadableKeysHoldUpNobody(t *testing.T) {
 	}
 	b.sound()
 }
+
+// A key that was forgotten and made another record meanwhile is not forgotten with the first one.
+func TestForgettingKeepsWhatTheKeyMadeSince(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{idle: true})
+	p, q := validPayment(), validPayment()
+	p.UserID, q.UserID = b.userIn(1), b.userIn(2)
+	first := b.pay("k", p)
+	clear(b.keys.index) // as when the first one's file was passed over
+	second := b.pay("k", q)
+	old := []oldKey{{claim{testTenant, "k"}, string(first.ID)}}
+	if err := b.keys.forget(t.Context(), b.set.All()[1], old); err != nil {
+		t.Fatal(err)
+	}
+	if again := b.pay("k", q); again.ID != second.ID {
+		t.Errorf("a second payment %s, beside %s", again.ID, second.ID)
+	}
+	b.sound()
+}
