@@ -51,6 +51,10 @@ var listeners = []listener{
 	{"user.verified", "gets an e-mail that says so", mailUser("account-verified")},
 	{"order.completed", "the user gets a receipt by e-mail", receiptJob},
 	{"order.completed", "the user is told", tellOfOrder},
+	{"payment.*", "is counted", one(analyticsJob)},
+	{"refund.*", "is counted", one(analyticsJob)},
+	{"order.*", "is counted", one(analyticsJob)},
+	{"user.*", "is counted", one(analyticsJob)},
 }
 
 // settleJob schedules the settling of a payment. Its id is the payment's, so

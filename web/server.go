@@ -60,6 +60,7 @@ type Options struct {
 	Accounts Accounts  // for the metrics; nil: none
 
 	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
+	Analytics Analytics // nil: none
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
@@ -76,6 +77,7 @@ type Server struct {
 	ledger  Ledger
 	source  string // of events
 	jobs    JobEngine
+	sums    Analytics
 	tenants *tenants.Registry
 	log     *slog.Logger
 	now     func() time.Time
@@ -101,7 +103,7 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now,
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now,
 		webhooks: o.Tenants.Webhooks(), deliveries: o.Deliveries}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -149,6 +151,9 @@ func New(o Options) (*Server, error) {
 	}
 	if s.jobs != nil && s.deliveries != nil {
 		s.registerWebhooks()
+	}
+	if s.sums != nil {
+		s.registerAnalytics()
 	}
 	s.registerHealth()
 	s.registerMetrics()

@@ -30,8 +30,6 @@ const (
 	// sendsDrainMax: a send in hand ends within its own timeout (5 s unless set otherwise), and its outcome
 	// is then written. What takes longer is found again at the next start, under the same key.
 	sendsDrainMax = 10 * time.Second
-	// deliveriesDrainMax: a delivery is one transaction on the box's own disk; one that takes longer is done again at the next start.
-	deliveriesDrainMax = 2 * time.Second
 	// stopMax bounds a whole stop: requests (10 s), sends (10 s), then closing files. The systemd unit waits
 	// longer than this before it kills.
 	stopMax = 30 * time.Second
@@ -39,15 +37,16 @@ const (
 
 // App is a box: built from a Config by OpenApp, working in Run, released by Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	registry *tenants.Registry
-	accounts *upstream.Accounts
-	engine   *jobs.Engine
-	ledger   *ledger.Ledger
-	workers  workers
-	events   *eventLog
-	listener *listener
+	config    Config
+	log       *slog.Logger
+	registry  *tenants.Registry
+	accounts  *upstream.Accounts
+	engine    *jobs.Engine
+	ledger    *ledger.Ledger
+	workers   workers
+	events    *eventLog
+	listener  *listener
+	analytics *ledger.Analytics
 
 	// FirstKey is the API key of tenant `default` if this start made it, else "".
 	FirstKey string
@@ -152,6 +151,9 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
+	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
+	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
+	a.onClose(analyticsFile, a.analytics.Close)
 	a.workers, err = a.newWorkers(mailer, hooks)
 	if err != nil {
 		return nil, err
@@ -166,9 +168,9 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
-		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts,
-		Metrics: storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
-		Source:  source, Deliveries: hooks,
+		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
+		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Source:     source, Deliveries: hooks,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
 	if err != nil {
@@ -219,6 +221,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
 	stopWorkers := start("workers", a.workers.run)
+	stopAnalytics := start("analytics", a.analytics.Run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -239,7 +242,8 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopWorkers()  // before the ledger, in which they look up and write; what is left waits in its queue
+			stopWorkers() // before the ledger, in which they look up and write; what is left waits in its queue
+			stopAnalytics()
 			stopLedger()   // finish the sends in hand and write their outcomes
 			stopEvents()   // after the ledger, whose last events it takes
 			stopAccounts() // last: the sends needed them

@@ -77,6 +77,9 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"settled": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.settled(args[0]) }),
 	// alarm CODE: the box's status holds that alarm.
 	"alarm": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.alarm(args[0]) }),
+	// analytics FILE: waits until every event is counted; then the sums are those of the payments of pay, all of which must be
+	// settled. FILE gets them.
+	"analytics": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.analytics(ts.MkAbs(args[0])) }),
 	// ask [-operator] [-as TENANT] METHOD PATH [BODY]: a request as curl would make it; the status and the answer go to
 	// standard output. Without -operator with the first tenant's key.
 	"ask": command(func(s *stage, ts *testscript.TestScript, args []string) error { return s.ask(ts, args) }),

@@ -11,6 +11,7 @@ import (
 	"tenderbox/jobs"
 	"tenderbox/jobs/email"
 	"tenderbox/jobs/notify"
+	"tenderbox/jobs/process"
 	"tenderbox/jobs/webhook"
 	"tenderbox/ledger"
 )
@@ -21,15 +22,20 @@ var queues = []jobs.QueueConfig{
 	{Name: ledger.EmailQueue},
 	{Name: ledger.NotificationsQueue},
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
-	{Name: "data-processing", Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
+	{Name: ledger.ProcessingQueue, Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
 	{Name: ledger.PaymentsQueue, ReadOnly: true},
 	{Name: webhook.Queue, ReadOnly: true},
 	{Name: ledger.EventsQueue, Internal: true},
 }
 
-// Concurrency of the box's own workers: enough to keep a slow mail server busy, few enough to leave the small
-// machine to payments.
-const emailWorkers = 4
+const (
+	// emailWorkers are enough to keep a slow mail server busy, and few enough to leave the small machine to payments.
+	emailWorkers = 4
+	// processWorkers: one journal is counted while another waits for its disk.
+	processWorkers = 2
+	// deliveriesDrainMax: a delivery is one transaction on the box's own disk; one that takes longer is done again at the next start.
+	deliveriesDrainMax = 2 * time.Second
+)
 
 // workers run the jobs that the box does itself. Jobs of other names in the same queues wait for workers outside.
 type workers []*jobs.Runner
@@ -42,6 +48,8 @@ func (a *App) newWorkers(mailer *email.Mailer, hooks *webhooks) (workers, error)
 	for _, o := range []jobs.RunnerOptions{
 		{Queue: ledger.EventsQueue, Handler: a.ledger.Record},
 		{Queue: ledger.NotificationsQueue, Handlers: notify.Handlers(inboxes{a.ledger}), DrainTimeout: deliveriesDrainMax},
+		// What is cut short goes on from its cursor.
+		{Queue: ledger.ProcessingQueue, Handlers: process.Handlers(a.analytics), Concurrency: processWorkers, DrainTimeout: -1},
 		{Queue: ledger.EmailQueue, Handlers: mails, Ready: mailer.Ready, Concurrency: emailWorkers},
 		hooks.runner(),
 	} {
