@@ -60,7 +60,7 @@ type Options struct {
 	Accounts Accounts  // for the metrics; nil: none
 
 	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
-	Analytics Analytics // nil: none
+	Analytics  Analytics  // nil: none
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]

@@ -226,7 +226,7 @@ func TestHostileWebhooks(t *testing.T) {
 		{"POST " + at + "/replay", `{"event_id":"../../etc/passwd"}`, 404, "event_unknown"},
 		{"POST " + at + "/replay", `{"event_id":"` + strings.Repeat("x", 40_000) + `"}`, 404, "event_unknown"},
 		{"POST " + at + "/replay", `{"event_id":"a\u0000b"}`, 404, "event_unknown"},
-		{"GET " + at + "/deliveries?state=done", ``, 400, ""},
+		{"GET " + at + "/deliveries?state=done", ``, 400, "state_invalid"},
 		{"GET " + at + "/deliveries?limit=0", ``, 400, "limit_invalid"},
 		{"GET " + at + "/deliveries?limit=101", ``, 400, "limit_invalid"},
 		{"GET " + at + "/deliveries?cursor=AAAA", ``, 400, "cursor_invalid"},
@@ -315,7 +315,9 @@ func TestDeliveryLog(t *testing.T) {
 
 		// A list goes through the states, each delivery once, and no other endpoint's.
 		h.tell(id, "evt_2")
-		h.work(1, func(context.Context, *jobs.Job) error { return jobs.Cancel(errors.New("answered 410 Gone; the endpoint is now disabled")) })
+		h.work(1, func(context.Context, *jobs.Job) error {
+			return jobs.Cancel(errors.New("answered 410 Gone; the endpoint is now disabled"))
+		})
 		want := map[string]string{"evt_1": "completed", "evt_2": "failed"}
 		for i := range 30 {
 			event := fmt.Sprintf("evt_w%d", i)
