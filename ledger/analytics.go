@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -138,7 +139,7 @@ func (a *Analytics) Run(ctx context.Context) error {
 	return a.l.keepRunning(ctx, "analytics", func(ctx context.Context) error {
 		for {
 			a.mend(ctx)
-			if err := a.enqueue(ctx); err != nil && ctx.Err() == nil {
+			if err := a.lookAfter(ctx); err != nil && ctx.Err() == nil {
 				a.l.log.Warn("analytics: not looked after", "err", err)
 			}
 			if a.news.wait(ctx, analyticsPoll) != nil {
@@ -148,8 +149,10 @@ func (a *Analytics) Run(ctx context.Context) error {
 	})
 }
 
-// enqueue gives each journal that is not counted to its end its job.
-func (a *Analytics) enqueue(ctx context.Context) error {
+// lookAfter gives each journal that is not counted to its end its job. A worker
+// outside, with the operator's token, may have taken the one that there is, and counts
+// nothing: then the counting is done here.
+func (a *Analytics) lookAfter(ctx context.Context) error {
 	if a.l.set.Short() {
 		return nil // what room there is belongs to settling
 	}
@@ -166,8 +169,20 @@ func (a *Analytics) enqueue(ctx context.Context) error {
 	if len(js) == 0 {
 		return nil
 	}
-	_, err = a.l.jobs.Enqueue(ctx, js...)
-	return err
+	stored, err := a.l.jobs.Enqueue(ctx, js...)
+	if err != nil {
+		return err
+	}
+	for _, j := range stored {
+		if j.State != jobs.Active || j.LeasedUntil.IsZero() {
+			continue
+		}
+		shard := slices.IndexFunc(a.l.parts, func(p *part) bool { return feedJobID(p.shard.ID()) == j.ID })
+		if _, err := a.Feed(ctx, shard); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unchecked reports whether the open file's cursor was not yet held against the journal.
@@ -309,14 +324,23 @@ func (a *Analytics) Rebuild(ctx context.Context) error {
 	return nil
 }
 
-// analyticsJob has the event's journal counted. Its id is the journal's: while one
-// waits, however many events follow, there is one.
-func analyticsJob(e *Event) jobs.NewJob { return feedJob(e.Shard) }
+// countJob has the event's journal counted, if the event counts. Its id is the
+// journal's: while one waits, however many events follow, there is one.
+func countJob(e *Event) []jobs.NewJob {
+	if _, _, ok := isCounted(e.Type); !ok {
+		return nil
+	}
+	return []jobs.NewJob{feedJob(e.Shard)}
+}
+
+func feedJobID(shard int) string { return "analytics-" + strconv.Itoa(shard) }
+
+// isFeedJob tells the jobs of countJob from others.
+func isFeedJob(j jobs.NewJob) bool { return j.Queue == ProcessingQueue }
 
 func feedJob(shard int) jobs.NewJob {
-	n := strconv.Itoa(shard)
 	return jobs.NewJob{
-		Queue: ProcessingQueue, ID: "analytics-" + n, Name: "process-data", Data: []byte(`{"kind":"analytics","journal":` + n + `}`),
+		Queue: ProcessingQueue, ID: feedJobID(shard), Name: "process-data", Data: fmt.Appendf(nil, `{"kind":"analytics","journal":%d}`, shard),
 		Delay: feedDelay,
 		// Attempts and backoff are the queue's. Run enqueues again what is still due after the last attempt.
 		RemoveOnComplete: jobs.Retention{Remove: true}, RemoveOnFail: jobs.Retention{Remove: true},

@@ -206,10 +206,10 @@ func TestAnalyticsAreMendedWhileRunning(t *testing.T) {
 		t.Errorf("asked a damaged file: %v", err)
 	}
 	s.a.mend(t.Context())
-	if err := s.a.enqueue(t.Context()); err != nil {
+	if err := s.a.lookAfter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.a.enqueue(t.Context()); err != nil {
+	if err := s.a.lookAfter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if st := s.jobs.Stats(); st[slices.IndexFunc(st, func(q jobs.QueueStats) bool { return q.Queue == ProcessingQueue })].Delayed != len(s.parts) {

@@ -38,9 +38,8 @@ type listener struct {
 	jobs func(*Event) []jobs.NewJob
 }
 
-// listeners is the table of what happens when. Webhooks and analytics hear of
-// events too: the one by [Options.Derive], for it knows the tenants' endpoints, the
-// other reads the journals.
+// listeners is the table of what happens when. Webhooks hear of events too, by
+// [Options.Derive], for it knows the tenants' endpoints.
 var listeners = []listener{
 	{"payment.created", "is settled when the line allows", settleJob},
 	{"payment.succeeded", "the user is told", tellOfPayment("was paid")},
@@ -51,10 +50,10 @@ var listeners = []listener{
 	{"user.verified", "gets an e-mail that says so", mailUser("account-verified")},
 	{"order.completed", "the user gets a receipt by e-mail", receiptJob},
 	{"order.completed", "the user is told", tellOfOrder},
-	{"payment.*", "is counted", one(analyticsJob)},
-	{"refund.*", "is counted", one(analyticsJob)},
-	{"order.*", "is counted", one(analyticsJob)},
-	{"user.*", "is counted", one(analyticsJob)},
+	{"payment.*", "is counted", countJob},
+	{"refund.*", "is counted", countJob},
+	{"order.*", "is counted", countJob},
+	{"user.*", "is counted", countJob},
 }
 
 // settleJob schedules the settling of a payment. Its id is the payment's, so

@@ -132,16 +132,16 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	}
 	to, n := jobs.Cursor{}, 0
 	var js []jobs.NewJob
-	feed := false
+	counting := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
 		derived := l.jobsFor(e)
-		if feed { // one does for the whole batch
-			derived = slices.DeleteFunc(derived, func(j jobs.NewJob) bool { return j.Queue == ProcessingQueue })
+		if counting { // one does for the whole batch
+			derived = slices.DeleteFunc(derived, isFeedJob)
 		}
+		counting = counting || slices.ContainsFunc(derived, isFeedJob)
 		if len(js) > 0 && len(js)+len(derived) > relayJobsMax {
 			return errBatchFull
 		}
-		feed = feed || slices.ContainsFunc(derived, func(j jobs.NewJob) bool { return j.Queue == ProcessingQueue })
 		js = append(js, derived...)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++

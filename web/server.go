@@ -59,8 +59,8 @@ type Options struct {
 	Jobs     JobEngine // nil: no queues, and none in the metrics
 	Accounts Accounts  // for the metrics; nil: none
 
-	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
 	Analytics  Analytics  // nil: none
+	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
@@ -149,11 +149,11 @@ func New(o Options) (*Server, error) {
 		s.registerSchedules()
 		s.registerStream()
 	}
-	if s.jobs != nil && s.deliveries != nil {
-		s.registerWebhooks()
-	}
 	if s.sums != nil {
 		s.registerAnalytics()
+	}
+	if s.jobs != nil && s.deliveries != nil {
+		s.registerWebhooks()
 	}
 	s.registerHealth()
 	s.registerMetrics()

@@ -220,8 +220,8 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
-	stopWorkers := start("workers", a.workers.run)
 	stopAnalytics := start("analytics", a.analytics.Run)
+	stopWorkers := start("workers", a.workers.run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
 
@@ -242,11 +242,11 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopWorkers() // before the ledger, in which they look up and write; what is left waits in its queue
-			stopAnalytics()
-			stopLedger()   // finish the sends in hand and write their outcomes
-			stopEvents()   // after the ledger, whose last events it takes
-			stopAccounts() // last: the sends needed them
+			stopWorkers()   // before the ledger, in which they look up and write; what is left waits in its queue
+			stopAnalytics() // the same: it reads the journals
+			stopLedger()    // finish the sends in hand and write their outcomes
+			stopEvents()    // after the ledger, whose last events it takes
+			stopAccounts()  // last: the sends needed them
 			err = a.Close()
 		}).AsError()
 		stopped <- errors.Join(err, caught)

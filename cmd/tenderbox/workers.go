@@ -19,7 +19,8 @@ import (
 // queues are those that ship in the box. Only the box puts jobs into the read-only ones, and only it takes them out: a payment's
 // job that somebody else removes would leave the payment unsettled.
 var queues = []jobs.QueueConfig{
-	{Name: ledger.EmailQueue},
+	// A mail that meets greylisting is taken after some minutes, and a busy server after some hours.
+	{Name: ledger.EmailQueue, Attempts: 8, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: time.Minute, Jitter: 0.2}},
 	{Name: ledger.NotificationsQueue},
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
 	{Name: ledger.ProcessingQueue, Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},

@@ -41,7 +41,6 @@ var arrows = map[string]arrow{
 	"upstream":           {nil, "an instrument: knows the processor, not what a payment means here"},
 	"upstream/simulator": {nil, "stands in for a stranger: it must not share our idea of the protocol"},
 	"jobs":               {[]string{"store"}, "queues on one bbolt file"},
-	"jobs/process":       {[]string{"jobs"}, "knows the queue and whom to ask for a count, not what is counted"},
 	"jobs/*":             {[]string{"jobs"}, "a handler knows its queue, not the ledger"},
 	"bus":                {nil, "an instrument: moves events that others made"},
 	"tenants":            {[]string{"store"}, "who is calling, in box.db"},
