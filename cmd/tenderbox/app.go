@@ -169,7 +169,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
 		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
-		Metrics: storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Metrics: boxMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}, a.ledger),
 		Source:  source, Deliveries: hooks,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
