@@ -123,22 +123,20 @@ func (w *writes) reset() {
 	w.placed, w.over, w.finished, w.parked = w.placed[:0], w.over[:0], w.finished[:0], w.parked[:0]
 }
 
-// add stores j, unless a job of that id is stored already: that is returned.
-func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err error) {
-	if mayExist {
-		old, err := find(tx, j.Queue, j.Tenant, j.ID)
-		if err == nil {
+// add stores j, unless a job of that id is stored already: that is returned. named: somebody chose the id; else it is generated here.
+func (w *writes) add(tx *bbolt.Tx, j *Job, named bool) (stored *Job, err error) {
+	if named {
+		old, p, err := find(tx, j.Queue, j.Tenant, j.ID)
+		switch {
+		case err == nil:
 			return &old, nil
-		}
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
-			return nil, err
-		}
-		if errors.Is(err, ErrDamaged) { // it is replaced: its id must not be lost to work that has to be done
-			if p, err := decodePlace(tx.Bucket(bIDs).Get(idKey(j.Queue, j.Tenant, j.ID))); err == nil {
-				if err := dropLogs(tx, j.Queue, j.Tenant, p.seq); err != nil {
-					return nil, err
-				}
+		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, ErrDamaged): // it is replaced: its id must not be lost to work that has to be done
+			if err := forget(tx, j.Queue, j.Tenant, j.ID, p); err != nil {
+				return nil, err
 			}
+		default:
+			return nil, err
 		}
 	}
 	seq, err := tx.Bucket(bWaiting).NextSequence()
@@ -146,6 +144,9 @@ func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err erro
 		return nil, err
 	}
 	j.seq = seq
+	if !named {
+		j.ID = generateID(j.order())
+	}
 	return nil, w.put(tx, j, "")
 }
 
@@ -156,17 +157,18 @@ func (w *writes) put(tx *bbolt.Tx, j *Job, from State) error {
 	if j.State == Delayed {
 		p.in, p.at = placeDelayed, nanos(j.RunAt)
 	}
-	if err := putAt(tx, j, p); err != nil {
+	if err := putAt(tx, j, p, from == ""); err != nil {
 		return err
 	}
 	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p})
 	return nil
 }
 
-func putAt(tx *bbolt.Tx, j *Job, p place) error {
+// putAt stores j at p. fresh: it was stored nowhere before.
+func putAt(tx *bbolt.Tx, j *Job, p place, fresh bool) error {
 	name, key := p.key(j.Queue, j.Tenant)
-	b, ids := tx.Bucket(name), tx.Bucket(bIDs)
-	b.FillPercent, ids.FillPercent = pageFill, pageFill
+	b := tx.Bucket(name)
+	b.FillPercent = pageFill
 	if err := b.Put(key, j.encode()); err != nil {
 		return err
 	}
@@ -175,7 +177,7 @@ func putAt(tx *bbolt.Tx, j *Job, p place) error {
 			return err
 		}
 	}
-	return ids.Put(idKey(j.Queue, j.Tenant, j.ID), p.encode())
+	return index(tx, j, p, fresh)
 }
 
 // removeAt removes the record at p. Where it was found, by its id, is up to the caller.
@@ -185,23 +187,6 @@ func removeAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 		return err
 	}
 	return tx.Bucket(bLater).Delete(laterKey(queue, tenant, p.seq))
-}
-
-// find reads the job of that id: ErrNotFound or ErrDamaged.
-func find(tx *bbolt.Tx, queue, tenant, id string) (Job, error) {
-	v := tx.Bucket(bIDs).Get(idKey(queue, tenant, id))
-	if v == nil {
-		return Job{}, ErrNotFound
-	}
-	p, err := decodePlace(v)
-	if err != nil {
-		return Job{}, err
-	}
-	j, err := read(tx, queue, tenant, p)
-	if err == nil && j.ID != id {
-		err = fmt.Errorf("%w: the index points at another job", ErrDamaged)
-	}
-	return j, err
 }
 
 // read reads the record at p.
@@ -293,7 +278,7 @@ func (e *Engine) overlay(j *Job) {
 func (e *Engine) Get(tenant, queue, id string) (Job, error) {
 	var j Job
 	err := e.st.View(func(tx *bbolt.Tx) (err error) {
-		j, err = find(tx, queue, tenant, id)
+		j, _, err = find(tx, queue, tenant, id)
 		return err
 	})
 	if err != nil {

@@ -122,6 +122,11 @@ func (p place) key(queue, tenant string) (bucket, key []byte) {
 	}
 }
 
+// parkedKey is where a record goes that was at p and cannot be read.
+func parkedKey(queue, tenant string, p place) []byte {
+	return append(linePrefix(queue, tenant), p.encode()...)
+}
+
 func idKey(queue, tenant, id string) []byte {
 	b := make([]byte, 0, len(queue)+len(tenant)+2+len(id))
 	return append(append(append(append(append(b, queue...), 0), tenant...), 0), id...)

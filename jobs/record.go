@@ -14,6 +14,7 @@ import (
 const (
 	recordVersion = 2
 	recordHeader  = 1 + 4
+	recordInts    = 20 // between the name and the id
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -52,7 +53,7 @@ func (j *Job) encode() []byte {
 	b := make([]byte, recordHeader, recordHeader+size)
 	b[0] = recordVersion
 	b = appendText(b, j.Name)
-	ints := [...]int64{
+	ints := [recordInts]int64{
 		int64(j.Priority), int64(j.seq), int64(j.AttemptsMade), unixNano(j.startedAt), int64(j.interruptions), int64(j.Attempts),
 		unixNano(j.CreatedAt), unixNano(j.RunAt), unixNano(j.FinishedAt), int64(j.Timeout),
 		flag(j.Backoff.Type == Fixed), int64(j.Backoff.Delay), int64(j.Backoff.Max), int64(math.Round(j.Backoff.Jitter * jitterUnit)),
@@ -124,6 +125,24 @@ func decodeJob(queue, tenant string, state State, b []byte) (Job, error) {
 func nameOf(b []byte) []byte {
 	r := reader{b: b[min(recordHeader, len(b)):]}
 	return r.bytes()
+}
+
+// idOf reads the id of a record; it shares b's memory. ErrDamaged.
+func idOf(queue, tenant string, b []byte) ([]byte, error) {
+	payload, err := unseal(recordVersion, queue, tenant, b)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: payload}
+	r.bytes()
+	for range recordInts {
+		r.int()
+	}
+	id := r.bytes()
+	if r.bad {
+		return nil, fmt.Errorf("%w: fields do not fit", ErrDamaged)
+	}
+	return id, nil
 }
 
 // runAtOf reads when a sound record's job was due.
