@@ -25,38 +25,44 @@ func (e *Engine) Enqueue(ctx context.Context, js ...NewJob) ([]Job, error) {
 	if err != nil || len(js) == 0 {
 		return nil, err
 	}
-	var w writes
-	var stored map[int]Job // in place of those that were there already
-	err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
-		w.reset()
-		stored = nil
-		for i := range batch {
-			old, err := w.add(tx, &batch[i], js[i].ID != "")
-			if err != nil {
-				return err
-			}
-			if old != nil {
-				if stored == nil {
-					stored = map[int]Job{}
-				}
-				stored[i] = *old
-			}
-		}
-		if len(w.placed) == 0 {
-			return store.Untouched(nil)
-		}
-		return nil
-	}, e.applied(func() { e.follow(&w) }))
-	if err != nil {
+	a := adding{js: js, batch: batch}
+	if err := e.st.UpdateThen(ctx, a.run, e.applied(func() { e.follow(&a.writes) })); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	for i, j := range stored {
-		batch[i] = j
-	}
-	for i := range batch {
+	for i := range a.stored {
+		batch[i] = a.stored[i]
 		e.overlay(&batch[i])
 	}
 	return batch, nil
+}
+
+// adding is one call of Enqueue.
+type adding struct {
+	writes
+	js     []NewJob
+	batch  []Job
+	stored map[int]Job // in place of those that were there already
+}
+
+func (a *adding) run(tx *bbolt.Tx) error {
+	a.reset()
+	a.stored = nil
+	for i := range a.batch {
+		old, err := a.add(tx, &a.batch[i], a.js[i].ID != "")
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			if a.stored == nil {
+				a.stored = map[int]Job{}
+			}
+			a.stored[i] = *old
+		}
+	}
+	if len(a.placed) == 0 {
+		return store.Untouched(nil)
+	}
+	return nil
 }
 
 // problemsMax problems of a batch are reported together: more would be the same mistake once more.
@@ -96,6 +102,8 @@ type writes struct {
 	over     []over
 	finished []finished
 	parked   []placed
+
+	one [1]placed // room for the usual case
 }
 
 // placed is a job that became waiting or delayed; of a parked one, job is nil.
@@ -104,6 +112,7 @@ type placed struct {
 	from          State // "": it is new
 	queue, tenant string
 	place         place
+	key           []byte // its record's; not of a parked one
 }
 
 // over is a lease that ended with job's state.
@@ -120,7 +129,7 @@ type finished struct {
 }
 
 func (w *writes) reset() {
-	w.placed, w.over, w.finished, w.parked = w.placed[:0], w.over[:0], w.finished[:0], w.parked[:0]
+	w.placed, w.over, w.finished, w.parked = w.one[:0], w.over[:0], w.finished[:0], w.parked[:0]
 }
 
 // add stores j, unless a job of that id is stored already: that is returned. named: somebody chose the id; else it is generated here.
@@ -157,17 +166,17 @@ func (w *writes) put(tx *bbolt.Tx, j *Job, from State) error {
 	if j.State == Delayed {
 		p.in, p.at = placeDelayed, nanos(j.RunAt)
 	}
-	if err := putAt(tx, j, p, from == ""); err != nil {
+	_, key := p.key(j.Queue, j.Tenant)
+	if err := putAt(tx, j, p, key, from == ""); err != nil {
 		return err
 	}
-	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p})
+	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p, key})
 	return nil
 }
 
-// putAt stores j at p. fresh: it was stored nowhere before.
-func putAt(tx *bbolt.Tx, j *Job, p place, fresh bool) error {
-	name, key := p.key(j.Queue, j.Tenant)
-	b := tx.Bucket(name)
+// putAt stores j at p, whose key is key. fresh: it was stored nowhere before.
+func putAt(tx *bbolt.Tx, j *Job, p place, key []byte, fresh bool) error {
+	b := tx.Bucket(p.bucket())
 	b.FillPercent = pageFill
 	if err := b.Put(key, j.encode()); err != nil {
 		return err
@@ -244,8 +253,7 @@ func (e *Engine) follow(w *writes) {
 			}
 		} else {
 			l.waiting++
-			_, key := p.place.key(p.queue, p.tenant)
-			q.free(l, key, p.job.Name)
+			q.free(l, p.key, p.job.Name)
 		}
 		e.moved(p.job, p.from)
 	}

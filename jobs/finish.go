@@ -29,7 +29,8 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	}
 	p := place{in: in, at: ordinal}
 	p.priority, p.seq = j.order()
-	if err := putAt(tx, j, p, false); err != nil {
+	_, key := p.key(j.Queue, j.Tenant)
+	if err := putAt(tx, j, p, key, false); err != nil {
 		return err
 	}
 	removed, err := trim(tx, j, prefix, ordinal, keep)

@@ -23,6 +23,12 @@ func checksum(queue, tenant string, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(linePrefix(queue, tenant), castagnoli), castagnoli, payload)
 }
 
+// putChecksum is the checksum over a record's payload, put into its header. It needs room for the line behind the record, or else memory.
+func putChecksum(queue, tenant string, b []byte) {
+	line := append(append(append(append(b, queue...), 0), tenant...), 0)[len(b):]
+	be.PutUint32(b[1:], crc32.Update(crc32.Checksum(line, castagnoli), castagnoli, b[recordHeader:]))
+}
+
 // seal frames a payload as records are framed: version, checksum over line and payload, payload.
 func seal(version byte, queue, tenant string, payload []byte) []byte {
 	b := append(make([]byte, recordHeader, recordHeader+len(payload)), payload...)
@@ -46,7 +52,7 @@ func unseal(version byte, queue, tenant string, b []byte) ([]byte, error) {
 }
 
 func (j *Job) encode() []byte {
-	size := 128 + len(j.ID) + len(j.Name) + len(j.LastError) + len(j.Data) + len(j.Result) + len(j.Progress)
+	size := 128 + len(j.Queue) + len(j.Tenant) + len(j.ID) + len(j.Name) + len(j.LastError) + len(j.Data) + len(j.Result) + len(j.Progress)
 	for i := range j.History {
 		size += 32 + len(j.History[i].Worker) + len(j.History[i].Error)
 	}
@@ -69,7 +75,7 @@ func (j *Job) encode() []byte {
 	for i := range j.History {
 		b = j.History[i].append(b)
 	}
-	be.PutUint32(b[1:], checksum(j.Queue, j.Tenant, b[recordHeader:]))
+	putChecksum(j.Queue, j.Tenant, b)
 	return b
 }
 
