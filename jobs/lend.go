@@ -94,7 +94,7 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 	timer := time.NewTimer(r.Wait)
 	defer timer.Stop()
 	for {
-		les, err := e.take(w, r.Max, leaseBytesMax, nil)
+		les, err := e.take(w, r.Max, leaseBytesMax, ofTenants)
 		if len(les) > 0 {
 			js, err := e.lend(ctx, les, r)
 			if err != nil || len(js) > 0 {
@@ -140,6 +140,10 @@ func (e *Engine) lookAlone(w *waiter, names []string, tenantMax int) {
 	w.view.alone, w.view.max, w.view.refs = true, tenantMax, 1
 	e.queues[w.queue].attach(w.view)
 }
+
+// ofTenants keeps the box's own work from workers outside: they could not name its tenant, and what they
+// complete would not be done.
+func ofTenants(tenant string) bool { return tenant != "" }
 
 // lend makes leases those of a worker outside, and answers when they are on disk.
 func (e *Engine) lend(ctx context.Context, les []*lease, r LeaseRequest) ([]Job, error) {

@@ -180,7 +180,7 @@ func TestATokenSurvivesAKill(t *testing.T) {
 		js := lease(t, e, jobs.LeaseRequest{Max: 2, For: time.Minute, Worker: "w"}, "a", "b")
 		_, err := e.Progress(t.Context(), ref(js[0]), json.RawMessage(`"half"`))
 		fatalIf(t, err)
-		e, s = crash(t, s, oneQueue())
+		_, s = crash(t, s, oneQueue())
 		time.Sleep(30 * time.Second)
 		e, _ = crash(t, s, oneQueue())
 		if j := get(t, e, "a"); j.State != jobs.Active || j.Worker != "w" || string(j.Progress) != `"half"` || j.AttemptsMade != 1 {
@@ -443,4 +443,12 @@ func TestManyCompletionsKeepWhatRetentionSays(t *testing.T) {
 	if st := stats(t, openOn(t, s, oneQueue())); st.Completed != 10 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// The box's own work is done by the box: a worker outside that leases from all tenants in turn does not get it.
+func TestTheBoxsOwnWorkIsNotLeasedOut(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	enqueue(t, e, jobs.NewJob{Queue: "q", ID: "own"}, job("a"))
+	lease(t, e, jobs.LeaseRequest{Max: 9}, "a")
+	lease(t, e, jobs.LeaseRequest{Max: 9, Names: []string{""}})
 }

@@ -145,12 +145,22 @@ var auditRules = []struct{ what, query string }{
 	{"order without its user, or without its items", `/* box */
 		SELECT o.tenant || ' ' || o.id FROM orders o LEFT JOIN users u ON u.tenant = o.tenant AND u.id = o.user_id
 		LEFT JOIN order_items i ON i.tenant = o.tenant AND i.order_id = o.id WHERE u.id IS NULL OR i.order_id IS NULL`},
+	{"inbox's counts differ from its entries", `/* box */
+		SELECT coalesce(p.tenant, n.tenant) || ' ' || coalesce(p.user_id, n.user_id) FROM profiles p
+		FULL JOIN (SELECT tenant, user_id, count(*) entries, count(*) - count(read_at) unread FROM notifications GROUP BY tenant, user_id) n
+			ON n.tenant = p.tenant AND n.user_id = p.user_id
+		WHERE p.entries IS NOT coalesce(n.entries, 0) OR p.unread IS NOT coalesce(n.unread, 0)`},
+	{"profile or inbox without its user", `/* box */
+		SELECT DISTINCT i.tenant || ' ' || i.user_id FROM (SELECT tenant, user_id FROM profiles UNION ALL SELECT tenant, user_id FROM notifications) i
+		LEFT JOIN users u ON u.tenant = i.tenant AND u.id = i.user_id WHERE u.id IS NULL`},
 	{"record's event is not in the journal", `/* box */
 		SELECT r.tenant || ' ' || r.id FROM (
 			SELECT tenant, id, 'user.created' type FROM users UNION ALL
 			SELECT tenant, id, 'order.created' FROM orders UNION ALL
 			SELECT tenant, id, 'order.paid' FROM orders WHERE paid_at IS NOT NULL UNION ALL
-			SELECT tenant, id, 'order.' || status FROM orders WHERE status IN ('completed', 'canceled')) r
+			SELECT tenant, id, 'order.' || status FROM orders WHERE status IN ('completed', 'canceled') UNION ALL
+			SELECT tenant, id, 'notification.created' FROM notifications UNION ALL
+			SELECT tenant, id, 'notification.read' FROM notifications WHERE read_at IS NOT NULL) r
 		LEFT JOIN journal j ON j.tenant = r.tenant AND j.subject = r.id AND j.type = r.type WHERE j.seq IS NULL`},
 	{"unsettled payment without its source", `/* box */
 		SELECT tenant || ' ' || id FROM payments WHERE sync <> 'settled' AND source IS NULL`},
@@ -184,17 +194,19 @@ func (a *audit) rule(tx *shards.Tx, r struct{ what, query string }) error {
 	return rows.Err()
 }
 
-// slots checks that each record stands in the file of its slot, under a tenant that exists.
+// slots checks that each record stands in the file of its slot, which is its
+// user's if it has one, under a tenant that exists.
 func (a *audit) slots(tx *shards.Tx) error {
-	rows, err := tx.Query(`SELECT /* box */ tenant, id, 'payment' FROM payments UNION ALL
-		SELECT tenant, id, 'order' FROM orders UNION ALL SELECT tenant, id, 'user' FROM users`)
+	rows, err := tx.Query(`SELECT /* box */ tenant, id, 'payment', '' FROM payments UNION ALL
+		SELECT tenant, id, 'order', user_id FROM orders UNION ALL SELECT tenant, id, 'user', '' FROM users UNION ALL
+		SELECT tenant, id, 'notification', user_id FROM notifications UNION ALL SELECT tenant, user_id, 'profile', '' FROM profiles`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var t, id, kind string
-		if err := rows.Scan(&t, &id, &kind); err != nil {
+		var t, id, kind, user string
+		if err := rows.Scan(&t, &id, &kind, &user); err != nil {
 			return err
 		}
 		slot, ok := shards.SlotOf(t, id), true
@@ -203,12 +215,16 @@ func (a *audit) slots(tx *shards.Tx) error {
 			slot, ok = PaymentID(id).slot()
 		case "order":
 			slot, ok = OrderID(id).slot()
+		case "notification":
+			slot, ok = NotificationID(id).slot()
 		}
 		switch {
 		case !ok:
 			a.found(tx.Shard(), "%s %s: is no id of a %s", t, id, kind)
 		case a.set.Shard(slot) != tx.Shard():
 			a.found(tx.Shard(), "%s %s: belongs to slot %d, which lives in another file", t, id, slot)
+		case user != "" && slot != shards.SlotOf(t, user):
+			a.found(tx.Shard(), "%s %s: carries slot %d, which is not its user's", t, id, slot)
 		case !a.known[t]:
 			a.found(tx.Shard(), "%s %s: no such tenant", t, id)
 		}

@@ -10,6 +10,9 @@
 // exact bytes, time) on the disk, sends it under the payment's one upstream key,
 // and records the outcome in one guarded transaction.
 //
+// Users, orders and users' inboxes are kept beside payments, each in its user's
+// slot, with a journal row for each change.
+//
 // [Ledger] is the book; [Payment], [Status] and [SyncState] are what it keeps;
 // [Event] is a row of the journal; [Error] is a refusal that can be shown.
 //

@@ -280,7 +280,7 @@ type NewEvent struct {
 }
 
 // boxTypes begin the types of the box's own events; apps use others.
-var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "tenderbox"}
+var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "webhook", "tenderbox"}
 
 const eventDataMax = 1 << 20 // bytes; INTERFACE.md
 
@@ -339,7 +339,8 @@ func (l *Ledger) emit(ctx context.Context, t tenants.ID, key IdempotencyKey, fin
 	return *e, nil
 }
 
-// emitted finds an event that a key made.
+// emitted finds an event that is itself what a key made: an app's own, or the
+// request for a notification. Only those are their own subject.
 func (l *Ledger) emitted(ctx context.Context, t tenants.ID, id EventID) (e Event, err error) {
 	u, ok := recordID(id).ulid()
 	if !ok {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"io"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"tenderbox/shards"
+	"tenderbox/tenants"
 )
 
 // PaymentID names a payment: "pay_" and a ULID whose first ten random bits are
@@ -23,16 +25,20 @@ type EventID string
 // OrderID names an order: "ord_" and a ULID with the slot of the order's user.
 type OrderID string
 
+// NotificationID names a notification: "ntf_" and a ULID with the slot of its user.
+type NotificationID string
+
 // recordID names what a request made, as its idempotency key's row does: with a
 // ULID that carries the slot in which both stand. A user's id is the app's and
 // carries none, so it follows behind one: "usr_" ULID ":" id.
 type recordID string
 
 const (
-	paymentPrefix = "pay_"
-	orderPrefix   = "ord_"
-	userPrefix    = "usr_"
-	eventPrefix   = "evt_"
+	paymentPrefix      = "pay_"
+	orderPrefix        = "ord_"
+	userPrefix         = "usr_"
+	eventPrefix        = "evt_"
+	notificationPrefix = "ntf_"
 )
 
 // recordPrefixes begin the ids of the records that requests with a key make.
@@ -101,6 +107,15 @@ func (g *ids) ulid(at time.Time, slot shards.Slot) ulid.ULID {
 	return id
 }
 
+// namedULID makes a ULID of what names a record within its tenant.
+func namedULID(t tenants.ID, name string, at time.Time, slot shards.Slot) (id ulid.ULID) {
+	sum := sha256.Sum256([]byte(string(t) + "\x00" + name))
+	_ = id.SetTime(ulid.Timestamp(at)) // fails only after the year 10889
+	copy(id[6:], sum[:])
+	carry(&id, slot)
+	return id
+}
+
 // carry puts the slot into the first ten random bits.
 func carry(id *ulid.ULID, slot shards.Slot) {
 	id[6] = byte(slot >> 2)
@@ -113,6 +128,10 @@ func (g *ids) payment(at time.Time, slot shards.Slot) PaymentID {
 
 func (g *ids) order(at time.Time, slot shards.Slot) OrderID {
 	return OrderID(orderPrefix + g.ulid(at, slot).String())
+}
+
+func (g *ids) notification(at time.Time, slot shards.Slot) NotificationID {
+	return NotificationID(notificationPrefix + g.ulid(at, slot).String())
 }
 
 // user is the id of a user whose app gave none.
@@ -153,6 +172,15 @@ func (id PaymentID) slot() (shards.Slot, bool) {
 // slot returns the slot that the id carries.
 func (id OrderID) slot() (shards.Slot, bool) {
 	u, ok := parseID(orderPrefix, string(id))
+	if !ok {
+		return 0, false
+	}
+	return slotOf(u), true
+}
+
+// slot returns the slot that the id carries.
+func (id NotificationID) slot() (shards.Slot, bool) {
+	u, ok := parseID(notificationPrefix, string(id))
 	if !ok {
 		return 0, false
 	}

@@ -18,8 +18,7 @@ import (
 	"tenderbox/tenants"
 )
 
-// EventType is the name of an event; the constants are the ones that this
-// version writes.
+// EventType is the name of an event.
 type EventType string
 
 const (
@@ -28,6 +27,10 @@ const (
 	PaymentFailed    EventType = "payment.failed"
 	PaymentInDoubt   EventType = "payment.in_doubt"
 	PaymentReview    EventType = "payment.review"
+	PaymentCanceled  EventType = "payment.canceled"
+	RefundCreated    EventType = "refund.created"
+	RefundSucceeded  EventType = "refund.succeeded"
+	RefundFailed     EventType = "refund.failed"
 )
 
 // Event is one row of the journal: one change, written in the transaction that

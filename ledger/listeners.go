@@ -24,7 +24,6 @@ const (
 	NotificationsQueue = "notifications"
 
 	sendEmail      = "send-email"
-	createProfile  = "create-profile"
 	tellUser       = "tell-user"
 	ReceiptJob     = "order-receipt"
 	settlePayments = "settle"
@@ -39,18 +38,22 @@ type listener struct {
 	jobs func(*Event) []jobs.NewJob
 }
 
-// listeners is the table of what happens when. Webhooks and analytics hear of
-// events too: the one by [Options.Derive], for it knows the tenants' endpoints, the
-// other reads the journals.
+// listeners is the table of what happens when. Webhooks hear of events too, by
+// [Options.Derive], for it knows the tenants' endpoints.
 var listeners = []listener{
 	{"payment.created", "is settled when the line allows", settleJob},
 	{"payment.succeeded", "the user is told", tellOfPayment("was paid")},
 	{"payment.failed", "the user is told", tellOfPayment("was declined")},
 	{"user.created", "gets a welcome e-mail", mailUser("welcome")},
-	{"user.created", "gets a profile and a first notification", profileJob},
+	{"user.created", "gets a profile and a first notification", one(createProfile)},
+	{"notification.requested", "comes into the user's inbox", one(pushRequested)},
 	{"user.verified", "gets an e-mail that says so", mailUser("account-verified")},
 	{"order.completed", "the user gets a receipt by e-mail", receiptJob},
 	{"order.completed", "the user is told", tellOfOrder},
+	{"payment.*", "is counted", countJob},
+	{"refund.*", "is counted", countJob},
+	{"order.*", "is counted", countJob},
+	{"user.*", "is counted", countJob},
 }
 
 // settleJob schedules the settling of a payment. Its id is the payment's, so
@@ -94,8 +97,9 @@ func mailUser(template string) func(*Event) []jobs.NewJob {
 	}
 }
 
-func profileJob(e *Event) []jobs.NewJob {
-	return derived(e, NotificationsQueue, createProfile, "profile", map[string]string{"user_id": e.Subject})
+// one is a listener that makes one job.
+func one(f func(*Event) jobs.NewJob) func(*Event) []jobs.NewJob {
+	return func(e *Event) []jobs.NewJob { return []jobs.NewJob{f(e)} }
 }
 
 // tellData is what jobs/notify takes.

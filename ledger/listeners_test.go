@@ -17,14 +17,18 @@ func jobsOf(t *testing.T, typ EventType, data any) (names []string, all []jobs.N
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &Event{ID: "evt_1", Tenant: testTenant, Type: typ, Subject: "subject", OccurredAt: time.UnixMilli(0).UTC(), Data: b}
+	e := &Event{ID: "evt_1", Tenant: testTenant, Type: typ, Subject: "subject", Shard: 3, OccurredAt: time.UnixMilli(0).UTC(), Data: b}
 	l := &Ledger{}
 	all = l.jobsFor(e)
 	if again := l.jobsFor(e); len(again) != len(all) {
 		t.Fatalf("%s makes %d jobs, then %d", typ, len(all), len(again))
 	}
 	for _, j := range all {
-		if j.ID == "" || j.Tenant != string(testTenant) {
+		if isFeedJob(j) { // the box's own
+			if j.Tenant != "" || j.ID != "analytics-3" || string(j.Data) != `{"kind":"analytics","journal":3}` {
+				t.Errorf("%s: %+v", typ, j)
+			}
+		} else if j.ID == "" || j.Tenant != string(testTenant) {
 			t.Errorf("%s: a job without id or of another tenant: %+v", typ, j)
 		}
 		names = append(names, j.Queue+"/"+j.Name)
@@ -38,21 +42,21 @@ func TestListeners(t *testing.T) {
 		data any
 		want []string
 	}{
-		PaymentCreated:   {eventData{ID: "pay_1"}, []string{"payments/settle"}},
-		PaymentSucceeded: {eventData{ID: "pay_1", Amount: 700, Currency: "eur", UserID: &user}, []string{"notifications/tell-user"}},
-		PaymentFailed:    {eventData{ID: "pay_1", Amount: 700, Currency: "eur"}, nil}, // nobody's
+		PaymentCreated:   {eventData{ID: "pay_1"}, []string{"payments/settle", "data-processing/process-data"}},
+		PaymentSucceeded: {eventData{ID: "pay_1", Amount: 700, Currency: "eur", UserID: &user}, []string{"notifications/tell-user", "data-processing/process-data"}},
+		PaymentFailed:    {eventData{ID: "pay_1", Amount: 700, Currency: "eur"}, []string{"data-processing/process-data"}}, // nobody's
 		PaymentInDoubt:   {eventData{ID: "pay_1", UserID: &user}, nil},
-		UserCreated:      {User{ID: "ana", Email: "ana@example.org", Name: "Ana"}, []string{"email/send-email", "notifications/create-profile"}},
-		UserVerified:     {User{ID: "ana", Email: "ana@example.org"}, []string{"email/send-email"}},
-		OrderCompleted:   {orderEventData{OrderID: "ord_1", UserID: "ana", Amount: 700, Currency: "eur"}, []string{"email/order-receipt", "notifications/tell-user"}},
-		OrderPaid:        {orderEventData{}, nil},
+		UserCreated:      {User{ID: "ana", Email: "ana@example.org", Name: "Ana"}, []string{"email/send-email", "notifications/create-profile", "data-processing/process-data"}},
+		UserVerified:     {User{ID: "ana", Email: "ana@example.org"}, []string{"email/send-email", "data-processing/process-data"}},
+		OrderCompleted:   {orderEventData{OrderID: "ord_1", UserID: "ana", Amount: 700, Currency: "eur"}, []string{"email/order-receipt", "notifications/tell-user", "data-processing/process-data"}},
+		OrderPaid:        {orderEventData{}, []string{"data-processing/process-data"}},
 		"till.opened":    {nil, nil},
 	} {
 		if got, _ := jobsOf(t, typ, c.data); !slices.Equal(got, c.want) {
 			t.Errorf("%s makes %v, want %v", typ, got, c.want)
 		}
 	}
-	if got, _ := jobsOf(t, UserCreated, nil); !slices.Equal(got, []string{"notifications/create-profile"}) {
+	if got, _ := jobsOf(t, UserCreated, nil); !slices.Equal(got, []string{"notifications/create-profile", "data-processing/process-data"}) {
 		t.Errorf("an erased user gets mail: %v", got)
 	}
 	_, js := jobsOf(t, UserCreated, User{ID: "ana", Email: "ana@example.org", Name: "Ana \"<eve@example.org>"})

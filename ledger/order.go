@@ -174,12 +174,7 @@ func (l *Ledger) createOrder(ctx context.Context, t tenants.ID, key IdempotencyK
 	row := newKeyRow(t, key, recordID(o.ID), fingerprint)
 	event := l.orderEvent(t, OrderCreated, &o, now)
 	err = l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
-		var one int
-		err := tx.QueryRow(`SELECT 1 FROM users WHERE tenant = ? AND id = ?`, string(t), n.UserID).Scan(&one)
-		if errors.Is(err, sql.ErrNoRows) {
-			return invalid("user_unknown", "user_id", "no such user")
-		}
-		if err != nil {
+		if err := userThere(tx, t, n.UserID); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(`INSERT INTO orders (tenant, id, user_id, amount, currency, created_at) VALUES (?,?,?,?,?,?)`,

@@ -11,7 +11,6 @@ import (
 
 	json "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/oklog/ulid/v2"
 
 	"tenderbox/jobs"
 	"tenderbox/shards"
@@ -63,12 +62,7 @@ func (l *Ledger) RecordEvent(ctx context.Context, t tenants.ID, r Record) error 
 // recordedID makes the event's id of what names it, so that whoever computes it
 // again gets the same.
 func recordedID(t tenants.ID, r *Record, slot shards.Slot) EventID {
-	sum := sha256.Sum256([]byte(string(t) + "\x00" + r.ID))
-	var id ulid.ULID
-	_ = id.SetTime(ulid.Timestamp(r.At)) // fails only after the year 10889
-	copy(id[6:], sum[:])
-	carry(&id, slot)
-	return EventID(eventPrefix + id.String())
+	return EventID(eventPrefix + namedULID(t, r.ID, r.At, slot).String())
 }
 
 // failedJob is the data of [JobFailed].

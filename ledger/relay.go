@@ -132,8 +132,13 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	}
 	to, n := jobs.Cursor{}, 0
 	var js []jobs.NewJob
+	counting := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
 		derived := l.jobsFor(e)
+		if counting { // one does for the whole batch
+			derived = slices.DeleteFunc(derived, isFeedJob)
+		}
+		counting = counting || slices.ContainsFunc(derived, isFeedJob)
 		if len(js) > 0 && len(js)+len(derived) > relayJobsMax {
 			return errBatchFull
 		}

@@ -169,4 +169,33 @@ CREATE TABLE recorded_events (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX recorded_events_age ON recorded_events (recorded_at);
+`}, {Version: 4, Name: "notifications", SQL: `
+-- What the box keeps about a user, with the inbox's counts, which change in the
+-- transactions that change the inbox.
+CREATE TABLE profiles (
+	tenant        TEXT    NOT NULL,
+	user_id       TEXT    NOT NULL,
+	locale        TEXT    NOT NULL,
+	notifications INTEGER NOT NULL CHECK (notifications IN (0, 1)), -- wanted?
+	welcomed      INTEGER NOT NULL DEFAULT 0 CHECK (welcomed IN (0, 1)),
+	entries       INTEGER NOT NULL DEFAULT 0,
+	unread        INTEGER NOT NULL DEFAULT 0 CHECK (unread BETWEEN 0 AND entries),
+	created_at    INTEGER NOT NULL,
+	PRIMARY KEY (tenant, user_id)
+) STRICT, WITHOUT ROWID;
+
+-- An inbox is one range.
+CREATE TABLE notifications (
+	tenant       TEXT    NOT NULL,
+	user_id      TEXT    NOT NULL,
+	id           TEXT    NOT NULL,
+	message      TEXT    NOT NULL,
+	occurred_at  INTEGER NOT NULL,
+	delivered_at INTEGER NOT NULL,
+	read_at      INTEGER,
+	PRIMARY KEY (tenant, user_id, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX notifications_id ON notifications (tenant, id);
+CREATE INDEX notifications_read ON notifications (tenant, user_id, id) WHERE read_at IS NOT NULL;
 `}}

@@ -181,6 +181,19 @@ func (l *Ledger) User(ctx context.Context, t tenants.ID, id string) (u User, err
 	return u, found("user", err)
 }
 
+// codeUserUnknown tells that a member names a user that the tenant does not have.
+const codeUserUnknown = "user_unknown"
+
+// userThere refuses what is for a user that the tenant does not have.
+func userThere(tx *shards.Tx, t tenants.ID, id string) error {
+	var one int
+	err := tx.QueryRow(`SELECT 1 FROM users WHERE tenant = ? AND id = ?`, string(t), id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return invalid(codeUserUnknown, "user_id", "no such user")
+	}
+	return err
+}
+
 func (l *Ledger) userShard(t tenants.ID, id string) *shards.Shard {
 	return l.set.Shard(shards.SlotOf(string(t), id))
 }

@@ -27,6 +27,7 @@ type access int
 
 const (
 	forWriting    access = iota // the writer's one connection
+	forDerived                  // the writer's, of a file that can be computed anew
 	forCheckpoint               // the background checkpoint's: writes nothing by itself
 	forReading                  // the pool's
 	forAudit                    // a stopped box, its WAL included
@@ -50,11 +51,18 @@ func (a access) settings() []setting {
 		{"mmap_size", "0", "0"},
 	}
 	switch a {
-	case forWriting, forCheckpoint:
+	case forWriting, forDerived, forCheckpoint:
+		// One fsync of the WAL a commit. NORMAL would lose acknowledged payments.
+		synchronous := "2"
+		if a == forDerived {
+			// NORMAL: a power cut takes the last commits, whole and from the end, and what
+			// is derived goes on from the cursor that stands among them. Derived stores
+			// must not spend fsyncs that payments wait for.
+			synchronous = "1"
+		}
 		all = append(all,
 			setting{"journal_mode", "wal", "wal"},
-			// One fsync of the WAL a commit. NORMAL would lose acknowledged payments.
-			setting{"synchronous", "2", "2"},
+			setting{"synchronous", synchronous, synchronous},
 			// macOS: fsync alone does not reach the platter. No effect elsewhere.
 			setting{"fullfsync", "1", "1"},
 			setting{"checkpoint_fullfsync", "1", "1"},
@@ -63,7 +71,7 @@ func (a access) settings() []setting {
 			setting{"foreign_keys", "1", "1"},
 			setting{"cell_size_check", "1", "1"},
 		)
-		if a == forWriting {
+		if a != forCheckpoint {
 			// Holds the dirty pages of a full group; less makes it spill them twice.
 			all = append(all, setting{"cache_size", "-16384", "-16384"})
 		} else {
@@ -81,7 +89,7 @@ func (a access) settings() []setting {
 func (a access) dsn(path string) string {
 	q := url.Values{}
 	switch a {
-	case forWriting, forCheckpoint:
+	case forWriting, forDerived, forCheckpoint:
 		q.Set("mode", "rw") // never create: a file that vanished is damage, not a fresh start
 	case forReading, forAudit:
 		q.Set("mode", "ro")

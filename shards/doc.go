@@ -13,7 +13,8 @@
 // each. Shard.View reads one snapshot on a pool of read-only connections. Options hands
 // in the schema (Migration) and the hooks that see each group: what a closure attaches
 // (Tx.Attach) reaches BeforeCommit within the transaction and AfterCommit behind it.
-// Audit opens a stopped box for reading and changes nothing.
+// Audit opens a stopped box for reading and changes nothing. OpenDerived opens one file
+// beside the shards, such as analytics.db, for what can be computed anew.
 //
 // After a crash the WAL is written anew and synced before anything is served, so that
 // nothing is acknowledged that only the kernel's cache still knew; an interrupted first

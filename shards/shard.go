@@ -19,6 +19,8 @@ type Shard struct {
 	log   *slog.Logger
 	queue chan *op
 
+	writes access // the writer's: forWriting, unless the file is a Derived
+
 	stop    chan struct{} // closed when the set closes
 	stopped chan struct{} // closed when the writer has answered its last caller
 

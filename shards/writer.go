@@ -354,7 +354,7 @@ func (w *writer) open(verify bool) error {
 			return &ioError{err}
 		}
 	}
-	c, err := openConn(background, sh.path, forWriting)
+	c, err := openConn(background, sh.path, sh.writes)
 	if err != nil {
 		return err
 	}
@@ -364,7 +364,7 @@ func (w *writer) open(verify bool) error {
 	}
 	if c.broken != nil { // the disk is full
 		c.Close()
-		if c, err = openConn(background, sh.path, forWriting); err != nil {
+		if c, err = openConn(background, sh.path, sh.writes); err != nil {
 			return err
 		}
 	}

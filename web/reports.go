@@ -15,6 +15,11 @@ const reportPath = "/api/v1/reports/payments"
 
 type reportInput struct {
 	request
+	SpanQuery
+}
+
+// SpanQuery is how a span of time is asked for. It is exported because huma looks into embedded structs only then.
+type SpanQuery struct {
 	From string `query:"from" doc:"First instant (RFC 3339), or a date: its midnight in tz. Default: today." example:"2026-11-23"`
 	To   string `query:"to" doc:"The instant after the last (RFC 3339), or a date, which is included. Default: the end of from's day." example:"2026-11-23"`
 	TZ   string `query:"tz" doc:"IANA time zone of dates. Default: UTC." example:"Europe/Berlin"`
@@ -37,7 +42,7 @@ func (s *Server) registerReports() {
 }
 
 func (s *Server) report(ctx context.Context, in *reportInput) (*reportOutput, error) {
-	from, to, err := in.span(s.now())
+	from, to, _, err := in.span(s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -51,26 +56,26 @@ func (s *Server) report(ctx context.Context, in *reportInput) (*reportOutput, er
 	return &reportOutput{report{from, to, rows}}, nil
 }
 
-// span reads the half-open span of time that a report covers. Its instants are UTC.
-func (in *reportInput) span(now time.Time) (from, to time.Time, err error) {
-	zone := time.UTC
+// span reads the half-open span of time, and the zone of its dates. Its instants are UTC.
+func (in *SpanQuery) span(now time.Time) (from, to time.Time, zone *time.Location, err error) {
+	zone = time.UTC
 	if in.TZ != "" {
 		// "Local" would be the box's own setting, which is nobody's business; the length bounds what is looked up.
 		if zone, err = time.LoadLocation(in.TZ); err != nil || in.TZ == "Local" || len(in.TZ) > clipMax {
-			return from, to, problem(http.StatusBadRequest, "time_zone_invalid", "tz", "must be an IANA time zone such as Europe/Berlin")
+			return from, to, zone, problem(http.StatusBadRequest, "time_zone_invalid", "tz", "must be an IANA time zone such as Europe/Berlin")
 		}
 	}
 	if from, _, err = instant("from", in.From, now.In(zone), zone); err != nil {
-		return from, to, err
+		return from, to, zone, err
 	}
 	to, date, err := instant("to", in.To, from.In(zone), zone)
 	if err != nil {
-		return from, to, err
+		return from, to, zone, err
 	}
 	if date {
 		to = to.AddDate(0, 0, 1)
 	}
-	return from.UTC(), to.UTC(), nil
+	return from.UTC(), to.UTC(), zone, nil
 }
 
 // instant reads an RFC 3339 time, or a date as its midnight; nothing is the date of def.

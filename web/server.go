@@ -45,6 +45,7 @@ type Ledger interface {
 	Users
 	Orders
 	Events
+	Notifications
 	Box
 }
 
@@ -57,6 +58,9 @@ type Options struct {
 	Tenants  *tenants.Registry
 	Jobs     JobEngine // nil: no queues, and none in the metrics
 	Accounts Accounts  // for the metrics; nil: none
+
+	Analytics  Analytics  // nil: none
+	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
@@ -73,9 +77,13 @@ type Server struct {
 	ledger  Ledger
 	source  string // of events
 	jobs    JobEngine
+	sums    Analytics
 	tenants *tenants.Registry
 	log     *slog.Logger
 	now     func() time.Time
+
+	webhooks   tenants.Webhooks
+	deliveries Deliveries
 
 	hosts     *hosts
 	origins   *origins
@@ -95,7 +103,8 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now,
+		webhooks: o.Tenants.Webhooks(), deliveries: o.Deliveries}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -129,6 +138,7 @@ func New(o Options) (*Server, error) {
 	s.registerUsers()
 	s.registerOrders()
 	s.registerEvents()
+	s.registerNotifications()
 	s.registerStatus()
 	s.registerTenants()
 	if s.jobs != nil {
@@ -138,6 +148,12 @@ func New(o Options) (*Server, error) {
 		s.registerLeases()
 		s.registerSchedules()
 		s.registerStream()
+	}
+	if s.sums != nil {
+		s.registerAnalytics()
+	}
+	if s.jobs != nil && s.deliveries != nil {
+		s.registerWebhooks()
 	}
 	s.registerHealth()
 	s.registerMetrics()

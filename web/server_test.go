@@ -23,6 +23,7 @@ type otherNouns interface {
 	Users
 	Orders
 	Events
+	Notifications
 }
 
 // fakeLedger is a ledger in memory, whose answers a test may replace.

@@ -37,15 +37,16 @@ const (
 
 // App is a box: built from a Config by OpenApp, working in Run, released by Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	registry *tenants.Registry
-	accounts *upstream.Accounts
-	engine   *jobs.Engine
-	ledger   *ledger.Ledger
-	workers  workers
-	events   *eventLog
-	listener *listener
+	config    Config
+	log       *slog.Logger
+	registry  *tenants.Registry
+	accounts  *upstream.Accounts
+	engine    *jobs.Engine
+	ledger    *ledger.Ledger
+	workers   workers
+	events    *eventLog
+	listener  *listener
+	analytics *ledger.Analytics
 
 	// FirstKey is the API key of tenant `default` if this start made it, else "".
 	FirstKey string
@@ -90,7 +91,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(boxFile, boxStore.Close)
-	a.registry, err = tenants.Open(boxStore, keyring, tenants.Options{BaseDomain: config.BaseDomain, Logger: log})
+	a.registry, err = tenants.Open(boxStore, keyring, tenants.Options{BaseDomain: config.BaseDomain, CheckURL: config.checkURL, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +117,10 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		Logger: log,
 	})
 
+	// Webhooks need the endpoints in box.db, and what the accounts know of the line.
+	hooks := newWebhooks(&config, a.registry, a.accounts)
+	a.onClose("webhooks", func() error { hooks.deliverer.CloseIdleConnections(); return nil })
+
 	// The event stream is only named here. Run opens it, beside the payments: they start before it and
 	// go on without it.
 	position, err := ledger.EventPosition(a.engine)
@@ -140,13 +145,16 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The shards last of the files: with them the ledger has all it needs to verify and to count.
 	a.ledger, err = ledger.Open(ctx, ledger.Options{
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
-		Accounts: a.accounts, Events: a.events, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
+		Accounts: a.accounts, Events: a.events, Derive: hooks.derive, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
-	a.workers, err = a.newWorkers(mailer)
+	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
+	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
+	a.onClose(analyticsFile, a.analytics.Close)
+	a.workers, err = a.newWorkers(mailer, hooks)
 	if err != nil {
 		return nil, err
 	}
@@ -156,13 +164,13 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		}
 	}
 	source := "/tenderbox/" + a.ledger.BoxID()
-	a.events.options.Source = source
+	a.events.options.Source, hooks.source = source, source // nothing is derived before Run
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
-		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts,
-		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
-		Source:     source,
+		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
+		Metrics: storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Source:  source, Deliveries: hooks,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
 	if err != nil {
@@ -212,6 +220,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stopAccounts := start("upstream", a.accounts.Run)
 	stopLedger := start("ledger", a.ledger.Run)
+	stopAnalytics := start("analytics", a.analytics.Run)
 	stopWorkers := start("workers", a.workers.run)
 	stopEvents := start("event stream", a.events.run)
 	stopHTTP := start("http", func(context.Context) error { return a.listener.serve() })
@@ -233,10 +242,11 @@ func (a *App) Run(ctx context.Context) error {
 			a.withdraw()      // nobody shall find a box that is leaving
 			a.listener.stop() // accept no more, answer what is in hand: those answers still need the ledger
 			stopHTTP()
-			stopWorkers()  // before the ledger, in which they look up and write; what is left waits in its queue
-			stopLedger()   // finish the sends in hand and write their outcomes
-			stopEvents()   // after the ledger, whose last events it takes
-			stopAccounts() // last: the sends needed them
+			stopWorkers()   // before the ledger, in which they look up and write; what is left waits in its queue
+			stopAnalytics() // the same: it reads the journals
+			stopLedger()    // finish the sends in hand and write their outcomes
+			stopEvents()    // after the ledger, whose last events it takes
+			stopAccounts()  // last: the sends needed them
 			err = a.Close()
 		}).AsError()
 		stopped <- errors.Join(err, caught)

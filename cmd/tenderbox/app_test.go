@@ -195,15 +195,15 @@ func TestFailedJobBecomesAnEvent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ask("jobs", map[string]any{"name": "send-email", "opts": map[string]any{"attempts": 1}}, &added)
+	ask("jobs", map[string]any{"name": "print-label", "opts": map[string]any{"attempts": 1}}, &added)
 	ask("lease", map[string]any{}, &leased)
-	ask("jobs/"+added.ID+"/fail", map[string]any{"lease_token": leased.Jobs[0].LeaseToken, "error": "550 no such mailbox"}, nil)
+	ask("jobs/"+added.ID+"/fail", map[string]any{"lease_token": leased.Jobs[0].LeaseToken, "error": "no paper"}, nil)
 	m, err := events.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, part := range []string{`"type":"job.failed"`, `"subject":"` + added.ID + `"`,
-		`"data":{"queue":"email","job_id":"` + added.ID + `","name":"send-email","attempts":1,"error":"550 no such mailbox"}`} {
+		`"data":{"queue":"email","job_id":"` + added.ID + `","name":"print-label","attempts":1,"error":"no paper"}`} {
 		if !strings.Contains(string(m.Data), part) {
 			t.Errorf("the event lacks %s: %s", part, m.Data)
 		}

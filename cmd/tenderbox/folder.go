@@ -20,6 +20,7 @@ const (
 	templatesFolder   = "templates" // of e-mail, if the operator makes it: TENANT/NAME.html, .txt, .subject
 	boxFile           = "box.db"
 	jobsFile          = "jobs.db"
+	analyticsFile     = "analytics.db"
 	addressFile       = "address"
 	defaultKeyFile    = "default.key"
 	operatorTokenFile = "operator.token"

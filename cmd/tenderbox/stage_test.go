@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,7 @@ type stage struct {
 	processor *simulator.Simulator
 	upstream  string // its URL
 	mail      *mailServer
+	receivers map[string]*receiver // of webhooks
 
 	box    *exec.Cmd
 	ended  chan error
@@ -52,6 +54,7 @@ type stage struct {
 func newStage(work string) (*stage, error) {
 	s := &stage{data: filepath.Join(work, "data"), log: filepath.Join(work, "box.log")}
 	s.mail = &mailServer{address: "127.0.0.1:0", news: make(chan struct{}, 1)}
+	s.receivers = map[string]*receiver{}
 	var err error
 	s.processor = simulator.New(simulator.Options{Key: simulatedKey})
 	if s.upstream, err = s.processor.Start("127.0.0.1:0"); err != nil {
@@ -74,6 +77,10 @@ func (s *stage) clear() {
 	_ = s.processor.Close()
 	if s.mail.server != nil {
 		_ = s.mail.down()
+	}
+	for _, r := range s.receivers {
+		r.server.CloseClientConnections()
+		r.server.Close()
 	}
 	_ = s.notify.Close()
 	_ = os.RemoveAll(filepath.Dir(s.socket))
@@ -202,7 +209,8 @@ func (s *stage) as(secretFile string) (*box, error) {
 }
 
 // ask makes one request and shows what was answered.
-func (s *stage) ask(ts *testscript.TestScript, args []string) error {
+// request makes a request, and returns its status and answer on one line.
+func (s *stage) request(args []string) (string, error) {
 	secret := defaultKeyFile
 	header := http.Header{}
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
@@ -217,7 +225,7 @@ func (s *stage) ask(ts *testscript.TestScript, args []string) error {
 	}
 	b, err := s.as(secret)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var body io.Reader
 	if len(args) > 2 {
@@ -226,23 +234,55 @@ func (s *stage) ask(ts *testscript.TestScript, args []string) error {
 	}
 	r, err := http.NewRequest(args[0], b.url+args[1], body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	r.Header = header
 	r.Header.Set("Authorization", "Bearer "+b.token)
 	a, err := b.client.Do(r)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer a.Body.Close()
 	content, err := io.ReadAll(a.Body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	s.answer = nil
 	_ = json.Unmarshal(content, &s.answer) // an answer without a body has no members to take
-	_, err = fmt.Fprintf(ts.Stdout(), "%d %s\n", a.StatusCode, content)
+	return fmt.Sprintf("%d %s\n", a.StatusCode, content), nil
+}
+
+func (s *stage) ask(ts *testscript.TestScript, args []string) error {
+	answer, err := s.request(args)
+	if err == nil {
+		_, err = io.WriteString(ts.Stdout(), answer)
+	}
 	return err
+}
+
+func (s *stage) await(ts *testscript.TestScript, pattern string, args []string) error {
+	wanted, err := regexp.Compile(pattern)
+	if err != nil {
+		return err
+	}
+	tick, overdue := time.NewTicker(demoPoll), time.NewTimer(patience)
+	defer tick.Stop()
+	defer overdue.Stop()
+	for {
+		answer, err := s.request(args)
+		if err != nil {
+			return err
+		}
+		if wanted.MatchString(answer) {
+			_, err = io.WriteString(ts.Stdout(), answer)
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-overdue.C:
+			return fmt.Errorf("waited in vain for %s; the last answer was %s", pattern, answer)
+		}
+	}
 }
 
 // memberOf finds a member such as jobs.0.id.
