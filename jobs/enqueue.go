@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -46,7 +47,7 @@ type adding struct {
 
 func (a *adding) run(tx *bbolt.Tx) error {
 	a.reset()
-	a.stored = nil
+	a.placed, a.stored = slices.Grow(a.placed, len(a.batch)), nil
 	for i := range a.batch {
 		old, err := a.add(tx, &a.batch[i], a.js[i].ID != "")
 		if err != nil {
