@@ -78,10 +78,9 @@ func TestAnalyticsLag(t *testing.T) {
 		}
 		return got.Lag
 	}
-	if lag := ask(testTenant); lag.AsOf != nil {
-		t.Errorf("before the journals were looked at: %+v", lag)
+	if lag := ask(testTenant); lag.AsOf == nil || !lag.AsOf.Equal(clock.now()) {
+		t.Errorf("an empty box: %+v", lag)
 	}
-	s.feedAll()
 	s.pay("k1", validPayment())
 	first := clock.now()
 	clock.add(time.Minute)
@@ -212,30 +211,16 @@ func TestAnalyticsAreMendedWhileRunning(t *testing.T) {
 	if err := s.a.lookAfter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if st := s.jobs.Stats(); st[slices.IndexFunc(st, func(q jobs.QueueStats) bool { return q.Queue == ProcessingQueue })].Delayed != len(s.parts) {
-		t.Errorf("queued: %+v, want one job for each journal", st)
+	written := 0
+	for _, p := range s.parts {
+		if p.journal.currentHead().seq > 0 {
+			written++
+		}
+	}
+	if st := s.jobs.Stats(); st[slices.IndexFunc(st, func(q jobs.QueueStats) bool { return q.Queue == ProcessingQueue })].Delayed != written {
+		t.Errorf("queued: %+v, want one job for each of %d journals", st, written)
 	}
 	s.agree()
-
-	// Jobs that somebody outside holds are not waited for.
-	for range 20 {
-		s.act(random, made)
-	}
-	if err := s.a.Rebuild(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.jobs.PromoteDelayed(t.Context(), ProcessingQueue, func(string) bool { return true }, 100); err != nil {
-		t.Fatal(err)
-	}
-	if js, err := s.jobs.Lease(t.Context(), jobs.LeaseRequest{Queue: ProcessingQueue, Max: 100, Worker: "outside"}); err != nil || len(js) != 0 {
-		t.Fatalf("the box's own work was leased out: %v, %v", js, err)
-	}
-	if err := s.a.lookAfter(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if d := s.differences(); len(d) > 0 {
-		t.Errorf("not counted: %v", d)
-	}
 }
 
 func TestDaysBeginWhereTheyBegin(t *testing.T) {
