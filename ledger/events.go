@@ -280,7 +280,7 @@ type NewEvent struct {
 }
 
 // boxTypes begin the types of the box's own events; apps use others.
-var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "tenderbox"}
+var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "webhook", "tenderbox"}
 
 const eventDataMax = 1 << 20 // bytes; INTERFACE.md
 

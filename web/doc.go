@@ -10,7 +10,7 @@
 // # Types
 //
 // [New] makes the [Server], an http.Handler, from [Options]. [Problem] is the error form. What the server needs of the rest
-// of the box it declares itself: [Ledger] and [JobEngine] with their parts. [Server.Leave] begins a shutdown.
+// of the box it declares itself: [Ledger] and [JobEngine] with their parts, [Deliveries]. [Server.Leave] begins a shutdown.
 //
 // # The road of a request
 //

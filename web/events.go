@@ -27,6 +27,7 @@ const (
 // Events is what tenants hear and tell.
 type Events interface {
 	Events(context.Context, tenants.ID, ledger.EventFilter) (ledger.EventPage, error)
+	Event(ctx context.Context, t tenants.ID, id string) (ledger.Event, error)
 	Emit(context.Context, tenants.ID, ledger.IdempotencyKey, ledger.NewEvent) (e ledger.Event, replayed bool, err error)
 	Hear(tenants.ID) (news <-chan struct{}, leave func())
 	Now() ledger.Position

@@ -59,7 +59,8 @@ type Options struct {
 	Jobs     JobEngine // nil: no queues, and none in the metrics
 	Accounts Accounts  // for the metrics; nil: none
 
-	Analytics Analytics // nil: none
+	Analytics  Analytics  // nil: none
+	Deliveries Deliveries // makes webhooks of events; nil, or no Jobs: no webhooks
 
 	AllowHosts   []string // host names served besides loopback, IP addresses, the base domain and tenants' domains
 	AllowOrigins []string // other sites whose pages may call, as scheme://host[:port]
@@ -81,6 +82,9 @@ type Server struct {
 	log     *slog.Logger
 	now     func() time.Time
 
+	webhooks   tenants.Webhooks
+	deliveries Deliveries
+
 	hosts     *hosts
 	origins   *origins
 	router    *httprouter.Router
@@ -99,7 +103,8 @@ type Server struct {
 
 // New makes a server. Its errors name every setting that cannot be used.
 func New(o Options) (*Server, error) {
-	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now}
+	s := &Server{ledger: o.Ledger, source: o.Source, jobs: o.Jobs, sums: o.Analytics, tenants: o.Tenants, log: o.Logger, now: o.Now,
+		webhooks: o.Tenants.Webhooks(), deliveries: o.Deliveries}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -146,6 +151,9 @@ func New(o Options) (*Server, error) {
 	}
 	if s.sums != nil {
 		s.registerAnalytics()
+	}
+	if s.jobs != nil && s.deliveries != nil {
+		s.registerWebhooks()
 	}
 	s.registerHealth()
 	s.registerMetrics()

@@ -91,7 +91,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(boxFile, boxStore.Close)
-	a.registry, err = tenants.Open(boxStore, keyring, tenants.Options{BaseDomain: config.BaseDomain, Logger: log})
+	a.registry, err = tenants.Open(boxStore, keyring, tenants.Options{BaseDomain: config.BaseDomain, CheckURL: config.checkURL, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +117,10 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		Logger: log,
 	})
 
+	// Webhooks need the endpoints in box.db, and what the accounts know of the line.
+	hooks := newWebhooks(&config, a.registry, a.accounts)
+	a.onClose("webhooks", func() error { hooks.deliverer.CloseIdleConnections(); return nil })
+
 	// The event stream is only named here. Run opens it, beside the payments: they start before it and
 	// go on without it.
 	position, err := ledger.EventPosition(a.engine)
@@ -141,7 +145,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The shards last of the files: with them the ledger has all it needs to verify and to count.
 	a.ledger, err = ledger.Open(ctx, ledger.Options{
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
-		Accounts: a.accounts, Events: a.events, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
+		Accounts: a.accounts, Events: a.events, Derive: hooks.derive, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
 	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
 	a.onClose(analyticsFile, a.analytics.Close)
-	a.workers, err = a.newWorkers(mailer)
+	a.workers, err = a.newWorkers(mailer, hooks)
 	if err != nil {
 		return nil, err
 	}
@@ -160,13 +164,13 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		}
 	}
 	source := "/tenderbox/" + a.ledger.BoxID()
-	a.events.options.Source = source
+	a.events.options.Source, hooks.source = source, source // nothing is derived before Run
 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
 		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
-		Metrics:    storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
-		Source:     source,
+		Metrics: storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Source:  source, Deliveries: hooks,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})
 	if err != nil {

@@ -46,6 +46,8 @@ type Config struct {
 	SMTPURL  tenants.Secret `name:"smtp-url" placeholder:"URL" help:"Mail server: smtp:// (encrypts if it can), smtp+starttls:// (always), smtps://; USER:PASSWORD@HOST. Without it mail is kept as files in DATA/mail. @FILE reads it from a file."`
 	SMTPFrom string         `name:"smtp-from" placeholder:"ADDR" help:"Sender of e-mail, such as 'Shop <shop@example.com>'."`
 
+	WebhookAllowLAN bool `name:"webhook-allow-lan" help:"Lets webhooks go to loopback and private addresses, and over plain http. Whoever holds a tenant's key can then make the box send requests into its LAN."`
+
 	LogFormat string `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
 }

@@ -144,3 +144,33 @@ func TestReportIsOneSafeLine(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A switch is taken from file, environment and command line alike, and can be turned off again where it was turned on.
+func TestSwitch(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tenderbox.toml")
+	for _, c := range []struct {
+		content, environment string
+		flags                []string
+		want                 bool
+	}{
+		{"", "", nil, false},
+		{"", "", []string{"--webhook-allow-lan"}, true},
+		{"webhook-allow-lan = true", "", nil, true},
+		{"webhook-allow-lan = false", "", nil, false},
+		{"", "true", nil, true},
+		{"webhook-allow-lan = true", "false", nil, false},
+		{"webhook-allow-lan = true", "", []string{"--webhook-allow-lan=false"}, false},
+	} {
+		if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			if c.environment != "" {
+				t.Setenv("TENDERBOX_WEBHOOK_ALLOW_LAN", c.environment)
+			}
+			if got := parse(t, append([]string{"serve", "--config", file}, c.flags...)...).WebhookAllowLAN; got != c.want {
+				t.Errorf("allowed: %v", got)
+			}
+		})
+	}
+}

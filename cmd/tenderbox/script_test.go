@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -101,6 +102,49 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"mail-arrived": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.mail.arrived(args) }),
 	// promote QUEUE: waits until jobs of the queue are put off, and makes them due.
 	"promote": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.promote(args[0]) }),
+	// receiver NAME: a receiver of webhooks; $NAME is its URL.
+	"receiver": command(func(s *stage, ts *testscript.TestScript, args []string) error {
+		s.receivers[args[0]] = newReceiver()
+		ts.Setenv(args[0], s.receivers[args[0]].server.URL)
+		return nil
+	}),
+	// trusts NAME SECRET: it takes what is signed with this secret.
+	"trusts": command(func(s *stage, _ *testscript.TestScript, args []string) error {
+		r, err := s.receiver(args[0])
+		if err == nil {
+			r.trusts(args[1])
+		}
+		return err
+	}),
+	// answers NAME ANSWER…: what it answers to the next requests: a status, cut (the connection) or hang (until the box is gone).
+	"answers": command(func(s *stage, _ *testscript.TestScript, args []string) error {
+		r, err := s.receiver(args[0])
+		if err == nil {
+			err = r.tell(args[1:])
+		}
+		return err
+	}),
+	// hanging NAME: waits until a request hangs.
+	"hanging": command(func(s *stage, _ *testscript.TestScript, args []string) error {
+		r, err := s.receiver(args[0])
+		if err == nil {
+			err = r.wait("hanging", func(context.Context) error { return nil }, func() bool { return r.held > 0 })
+		}
+		return err
+	}),
+	// attempts NAME 'TYPE SUBJECT' N: waits until the first tenant's event was tried N times, and makes each attempt due that
+	// waits for its time.
+	"attempts": command(func(s *stage, _ *testscript.TestScript, args []string) error {
+		return s.attempts(args[0], args[1], args[2])
+	}),
+	// heard NAME 'TYPE SUBJECT'…: waits until it has taken these events, and holds that no others came.
+	"heard": command(func(s *stage, _ *testscript.TestScript, args []string) error {
+		r, err := s.receiver(args[0])
+		if err == nil {
+			err = r.heard(args[1:])
+		}
+		return err
+	}),
 	// hear N: reads N events of the stream, going on behind the last that was heard.
 	"hear": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.hear(args[0]) }),
 	// heard-all: what was heard is what the log has, each event once.

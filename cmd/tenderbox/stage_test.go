@@ -43,6 +43,7 @@ type stage struct {
 	processor *simulator.Simulator
 	upstream  string // its URL
 	mail      *mailServer
+	receivers map[string]*receiver // of webhooks
 
 	box    *exec.Cmd
 	ended  chan error
@@ -53,6 +54,7 @@ type stage struct {
 func newStage(work string) (*stage, error) {
 	s := &stage{data: filepath.Join(work, "data"), log: filepath.Join(work, "box.log")}
 	s.mail = &mailServer{address: "127.0.0.1:0", news: make(chan struct{}, 1)}
+	s.receivers = map[string]*receiver{}
 	var err error
 	s.processor = simulator.New(simulator.Options{Key: simulatedKey})
 	if s.upstream, err = s.processor.Start("127.0.0.1:0"); err != nil {
@@ -75,6 +77,10 @@ func (s *stage) clear() {
 	_ = s.processor.Close()
 	if s.mail.server != nil {
 		_ = s.mail.down()
+	}
+	for _, r := range s.receivers {
+		r.server.CloseClientConnections()
+		r.server.Close()
 	}
 	_ = s.notify.Close()
 	_ = os.RemoveAll(filepath.Dir(s.socket))

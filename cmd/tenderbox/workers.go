@@ -12,6 +12,7 @@ import (
 	"tenderbox/jobs/email"
 	"tenderbox/jobs/notify"
 	"tenderbox/jobs/process"
+	"tenderbox/jobs/webhook"
 	"tenderbox/ledger"
 )
 
@@ -24,7 +25,7 @@ var queues = []jobs.QueueConfig{
 	// What is computed from data fails for reasons that take longer to pass than a mail server's.
 	{Name: ledger.ProcessingQueue, Attempts: 5, Backoff: jobs.Backoff{Type: jobs.Exponential, Delay: 5 * time.Second}},
 	{Name: ledger.PaymentsQueue, ReadOnly: true},
-	{Name: "webhooks", ReadOnly: true},
+	{Name: webhook.Queue, ReadOnly: true},
 	{Name: ledger.EventsQueue, Internal: true},
 }
 
@@ -41,7 +42,7 @@ const (
 type workers []*jobs.Runner
 
 // newWorkers makes them; they begin with run.
-func (a *App) newWorkers(mailer *email.Mailer) (workers, error) {
+func (a *App) newWorkers(mailer *email.Mailer, hooks *webhooks) (workers, error) {
 	mails := maps.Clone(mailer.Handlers())
 	mails[ledger.ReceiptJob] = a.ledger.SendReceipt
 	var ws workers
@@ -51,6 +52,7 @@ func (a *App) newWorkers(mailer *email.Mailer) (workers, error) {
 		// What is cut short goes on from its cursor.
 		{Queue: ledger.ProcessingQueue, Handlers: process.Handlers(a.analytics), Concurrency: processWorkers, DrainTimeout: -1},
 		{Queue: ledger.EmailQueue, Handlers: mails, Ready: mailer.Ready, Concurrency: emailWorkers},
+		hooks.runner(),
 	} {
 		r, err := a.engine.NewRunner(o)
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
+	"strings"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -196,11 +197,11 @@ func (d *Deliverer) judge(ctx context.Context, j *jobs.Job, p *payload, a answer
 		return jobs.Done(result)
 	case a.status == http.StatusGone:
 		if err := d.endpoints.Disable(ctx, j.Tenant, p.Endpoint, "it answered 410 Gone"); err != nil {
-			return jobs.RetryIn(wait(j.AttemptsMade, 0), fmt.Errorf("answered 410 Gone, but could not be disabled: %w", err))
+			return jobs.RetryIn(wait(j.AttemptsMade, 0), fmt.Errorf(answered+"410 Gone, but could not be disabled: %w", err))
 		}
-		return jobs.Cancel(errors.New("answered 410 Gone; the endpoint is now disabled"))
+		return jobs.Cancel(errors.New(answered + "410 Gone; the endpoint is now disabled"))
 	}
-	what := fmt.Errorf("answered %d %s after %s", a.status, cmp.Or(http.StatusText(a.status), "(no known status)"), millis(a.took))
+	what := fmt.Errorf(answered+"%d %s after %s", a.status, cmp.Or(http.StatusText(a.status), "(no known status)"), millis(a.took))
 	if a.status >= 300 && a.status <= 399 {
 		what = fmt.Errorf("%w; redirects are not followed: save the URL that it leads to", what)
 	}
@@ -227,4 +228,18 @@ func (d *Deliverer) unanswered(j *jobs.Job, p *payload, a answer, age time.Durat
 		d.pauses.begin(p.Endpoint, 0)
 	}
 	return jobs.RetryIn(wait(j.AttemptsMade, 0), explain(a.err, a.connected))
+}
+
+// answered begins the error of an attempt that was answered; the status follows.
+const answered = "answered "
+
+// StatusOf returns what the endpoint answered to an attempt of which a job's history tells this error; 0: no answer came.
+func StatusOf(attempt string) int {
+	rest, ok := strings.CutPrefix(attempt, answered)
+	text, _, _ := strings.Cut(rest, " ")
+	status, err := strconv.Atoi(text)
+	if !ok || err != nil || len(text) != 3 {
+		return 0
+	}
+	return status
 }

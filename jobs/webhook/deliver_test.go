@@ -121,6 +121,9 @@ func TestAnswers(t *testing.T) {
 			if j.State != c.state || j.AttemptsMade != 1 || !strings.Contains(j.LastError, c.says) {
 				t.Errorf("%s after %d attempts: %q", j.State, j.AttemptsMade, j.LastError)
 			}
+			if told := j.History[0].Error; c.state != jobs.Completed && StatusOf(told) != c.status || c.state == jobs.Completed && StatusOf(told) != 0 {
+				t.Errorf("the history's %q is read as %d", told, StatusOf(told))
+			}
 			if c.state == jobs.Delayed && (most < 5*time.Second || least > 5*time.Second+500*time.Millisecond) {
 				t.Errorf("again in %v to %v", least, most)
 			}
