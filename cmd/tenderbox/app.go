@@ -128,7 +128,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.events = newEventLog(bus.Options{
-		Dir: config.path(busFolder), Listen: config.NATSListen, FirstSeq: position + 1,
+		Dir: config.path(busFolder), Listen: config.NATSListen, FirstSeq: position + 1, MaxAge: config.EventsMaxAge, MaxBytes: config.EventsMaxBytes,
 		Authenticate: a.authenticate, Logger: log,
 	}, log)
 
