@@ -42,7 +42,7 @@ type listener struct {
 // [Options.Derive], for it knows the tenants' endpoints.
 var listeners = []listener{
 	{"payment.created", "is settled when the line allows", settleJob},
-	{"payment.succeeded", "the user is told", tellOfPayment("was paid")},
+	{"payment.succeeded", "the user is told", tellOfPayment("went through")},
 	{"payment.failed", "the user is told", tellOfPayment("was declined")},
 	{"user.created", "gets a welcome e-mail", mailUser("welcome")},
 	{"user.created", "gets a profile and a first notification", one(createProfile)},
