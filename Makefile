@@ -22,7 +22,7 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench bench-jobs bench-peers torture tools dist clean
+.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture tools dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=
 
 bench-jobs: ## Jobs/s beside bare loops and no-op servers, and with a million stored (ROUNDS=)
 	go run ./internal/bench jobs $(if $(ROUNDS),-rounds=$(ROUNDS)) $(BENCHFLAGS)
+
+bench-events: ## How soon events are heard, how fast the stream fills, what a listener costs (ROUNDS= DURATION=)
+	go run ./internal/bench events $(KNOBS) $(BENCHFLAGS)
 
 # What the peers need comes from Debian, if there is one and we may install it; what is missing is left out of the table. Their
 # services are not started (RUNLEVEL=1): the program runs servers of its own. -mod=mod follows what the product itself requires by now.

@@ -42,6 +42,24 @@ func auditBeside(tx *bbolt.Tx, say func(format string, args ...any), each func(n
 			}
 			return true
 		})
+		each(bWaiting, func(k, v []byte) bool {
+			if queue, tenant, rest, ok := cutLine(k); ok && len(rest) == orderBytes {
+				p := place{in: placeWaiting}
+				p.priority, p.seq = orderOf(rest)
+				if id, err := idOf(string(queue), string(tenant), v); err == nil && tells(string(id), p) {
+					delete(owners, string(logPrefix(string(queue), string(tenant), p.seq)))
+				}
+			}
+			return true // said already if it does not belong there
+		})
+		each(bParked, func(k, _ []byte) bool {
+			if queue, tenant, rest, ok := cutLine(k); ok {
+				if p, err := decodePlace(rest); err == nil {
+					delete(owners, string(logPrefix(string(queue), string(tenant), p.seq)))
+				}
+			}
+			return true
+		})
 	}
 	for range owners {
 		say("jobs: a log without its job")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -25,38 +26,44 @@ func (e *Engine) Enqueue(ctx context.Context, js ...NewJob) ([]Job, error) {
 	if err != nil || len(js) == 0 {
 		return nil, err
 	}
-	var w writes
-	var stored map[int]Job // in place of those that were there already
-	err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
-		w.reset()
-		stored = nil
-		for i := range batch {
-			old, err := w.add(tx, &batch[i], js[i].ID != "")
-			if err != nil {
-				return err
-			}
-			if old != nil {
-				if stored == nil {
-					stored = map[int]Job{}
-				}
-				stored[i] = *old
-			}
-		}
-		if len(w.placed) == 0 {
-			return store.Untouched(nil)
-		}
-		return nil
-	}, e.applied(func() { e.follow(&w) }))
-	if err != nil {
+	a := adding{js: js, batch: batch}
+	if err := e.st.UpdateThen(ctx, a.run, e.applied(func() { e.follow(&a.writes) })); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	for i, j := range stored {
-		batch[i] = j
-	}
-	for i := range batch {
+	for i := range a.stored {
+		batch[i] = a.stored[i]
 		e.overlay(&batch[i])
 	}
 	return batch, nil
+}
+
+// adding is one call of Enqueue.
+type adding struct {
+	writes
+	js     []NewJob
+	batch  []Job
+	stored map[int]Job // in place of those that were there already
+}
+
+func (a *adding) run(tx *bbolt.Tx) error {
+	a.reset()
+	a.placed, a.stored = slices.Grow(a.placed, len(a.batch)), nil
+	for i := range a.batch {
+		old, err := a.add(tx, &a.batch[i], a.js[i].ID != "")
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			if a.stored == nil {
+				a.stored = map[int]Job{}
+			}
+			a.stored[i] = *old
+		}
+	}
+	if len(a.placed) == 0 {
+		return store.Untouched(nil)
+	}
+	return nil
 }
 
 // problemsMax problems of a batch are reported together: more would be the same mistake once more.
@@ -96,6 +103,8 @@ type writes struct {
 	over     []over
 	finished []finished
 	parked   []placed
+
+	one [1]placed // room for the usual case
 }
 
 // placed is a job that became waiting or delayed; of a parked one, job is nil.
@@ -104,6 +113,7 @@ type placed struct {
 	from          State // "": it is new
 	queue, tenant string
 	place         place
+	key           []byte // its record's; not of a parked one
 }
 
 // over is a lease that ended with job's state.
@@ -120,25 +130,23 @@ type finished struct {
 }
 
 func (w *writes) reset() {
-	w.placed, w.over, w.finished, w.parked = w.placed[:0], w.over[:0], w.finished[:0], w.parked[:0]
+	w.placed, w.over, w.finished, w.parked = w.one[:0], w.over[:0], w.finished[:0], w.parked[:0]
 }
 
-// add stores j, unless a job of that id is stored already: that is returned.
-func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err error) {
-	if mayExist {
-		old, err := find(tx, j.Queue, j.Tenant, j.ID)
-		if err == nil {
+// add stores j, unless a job of that id is stored already: that is returned. named: somebody chose the id; else it is generated here.
+func (w *writes) add(tx *bbolt.Tx, j *Job, named bool) (stored *Job, err error) {
+	if named {
+		old, p, err := find(tx, j.Queue, j.Tenant, j.ID)
+		switch {
+		case err == nil:
 			return &old, nil
-		}
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
-			return nil, err
-		}
-		if errors.Is(err, ErrDamaged) { // it is replaced: its id must not be lost to work that has to be done
-			if p, err := decodePlace(tx.Bucket(bIDs).Get(idKey(j.Queue, j.Tenant, j.ID))); err == nil {
-				if err := dropLogs(tx, j.Queue, j.Tenant, p.seq); err != nil {
-					return nil, err
-				}
+		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, ErrDamaged): // it is replaced: its id must not be lost to work that has to be done
+			if err := forget(tx, j.Queue, j.Tenant, j.ID, p); err != nil {
+				return nil, err
 			}
+		default:
+			return nil, err
 		}
 	}
 	seq, err := tx.Bucket(bWaiting).NextSequence()
@@ -146,6 +154,9 @@ func (w *writes) add(tx *bbolt.Tx, j *Job, mayExist bool) (stored *Job, err erro
 		return nil, err
 	}
 	j.seq = seq
+	if !named {
+		j.ID = generateID(j.order())
+	}
 	return nil, w.put(tx, j, "")
 }
 
@@ -156,17 +167,18 @@ func (w *writes) put(tx *bbolt.Tx, j *Job, from State) error {
 	if j.State == Delayed {
 		p.in, p.at = placeDelayed, nanos(j.RunAt)
 	}
-	if err := putAt(tx, j, p); err != nil {
+	_, key := p.key(j.Queue, j.Tenant)
+	if err := putAt(tx, j, p, key, from == ""); err != nil {
 		return err
 	}
-	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p})
+	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p, key})
 	return nil
 }
 
-func putAt(tx *bbolt.Tx, j *Job, p place) error {
-	name, key := p.key(j.Queue, j.Tenant)
-	b, ids := tx.Bucket(name), tx.Bucket(bIDs)
-	b.FillPercent, ids.FillPercent = pageFill, pageFill
+// putAt stores j at p, whose key is key. fresh: it was stored nowhere before.
+func putAt(tx *bbolt.Tx, j *Job, p place, key []byte, fresh bool) error {
+	b := tx.Bucket(p.bucket())
+	b.FillPercent = pageFill
 	if err := b.Put(key, j.encode()); err != nil {
 		return err
 	}
@@ -175,7 +187,7 @@ func putAt(tx *bbolt.Tx, j *Job, p place) error {
 			return err
 		}
 	}
-	return ids.Put(idKey(j.Queue, j.Tenant, j.ID), p.encode())
+	return index(tx, j, p, fresh)
 }
 
 // removeAt removes the record at p. Where it was found, by its id, is up to the caller.
@@ -185,23 +197,6 @@ func removeAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 		return err
 	}
 	return tx.Bucket(bLater).Delete(laterKey(queue, tenant, p.seq))
-}
-
-// find reads the job of that id: ErrNotFound or ErrDamaged.
-func find(tx *bbolt.Tx, queue, tenant, id string) (Job, error) {
-	v := tx.Bucket(bIDs).Get(idKey(queue, tenant, id))
-	if v == nil {
-		return Job{}, ErrNotFound
-	}
-	p, err := decodePlace(v)
-	if err != nil {
-		return Job{}, err
-	}
-	j, err := read(tx, queue, tenant, p)
-	if err == nil && j.ID != id {
-		err = fmt.Errorf("%w: the index points at another job", ErrDamaged)
-	}
-	return j, err
 }
 
 // read reads the record at p.
@@ -259,8 +254,7 @@ func (e *Engine) follow(w *writes) {
 			}
 		} else {
 			l.waiting++
-			_, key := p.place.key(p.queue, p.tenant)
-			q.free(l, key, p.job.Name)
+			q.free(l, p.key, p.job.Name)
 		}
 		e.moved(p.job, p.from)
 	}
@@ -293,7 +287,7 @@ func (e *Engine) overlay(j *Job) {
 func (e *Engine) Get(tenant, queue, id string) (Job, error) {
 	var j Job
 	err := e.st.View(func(tx *bbolt.Tx) (err error) {
-		j, err = find(tx, queue, tenant, id)
+		j, _, err = find(tx, queue, tenant, id)
 		return err
 	})
 	if err != nil {

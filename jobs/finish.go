@@ -19,7 +19,7 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	}
 	if keep.Remove || passing {
 		w.finished = append(w.finished, finished{j, from, 0})
-		return forget(tx, j.Queue, j.Tenant, j.ID, j.seq)
+		return forget(tx, j.Queue, j.Tenant, j.ID, j.waitingPlace())
 	}
 	prefix := append(linePrefix(j.Queue, j.Tenant), in)
 	c := tx.Bucket(bFinished).Cursor()
@@ -29,7 +29,8 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	}
 	p := place{in: in, at: ordinal}
 	p.priority, p.seq = j.order()
-	if err := putAt(tx, j, p); err != nil {
+	_, key := p.key(j.Queue, j.Tenant)
+	if err := putAt(tx, j, p, key, false); err != nil {
 		return err
 	}
 	removed, err := trim(tx, j, prefix, ordinal, keep)
@@ -57,7 +58,7 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		if err != nil {
 			continue // its id is lost with it
 		}
-		if err := forget(tx, j.Queue, j.Tenant, was.ID, was.seq); err != nil {
+		if err := forget(tx, j.Queue, j.Tenant, was.ID, place{in: prefix[len(prefix)-1], seq: was.seq}); err != nil {
 			return 0, err
 		}
 	}
@@ -67,12 +68,4 @@ func trim(tx *bbolt.Tx, j *Job, prefix []byte, newest uint64, keep Retention) (r
 		}
 	}
 	return len(old), nil
-}
-
-// forget removes what is kept beside the record of a job that is gone: every way out ends here.
-func forget(tx *bbolt.Tx, queue, tenant, id string, seq uint64) error {
-	if err := tx.Bucket(bIDs).Delete(idKey(queue, tenant, id)); err != nil {
-		return err
-	}
-	return dropLogs(tx, queue, tenant, seq)
 }

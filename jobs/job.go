@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/oklog/ulid/v2"
 )
 
 // State says where a job stands. DESIGN.md draws the moves.
@@ -115,11 +113,8 @@ const (
 	keepCompletedDefault, keepFailedDefault = 10, 5 // INTERFACE.md
 )
 
-// prepare turns a wish into a job, with the queue's defaults filled in. now is the schedule's clock, wall the one for people.
+// prepare turns a wish into a job, with the queue's defaults filled in. An id that is to be generated comes with the job's place (writes.add). now is the schedule's clock, wall the one for people.
 func (n NewJob) prepare(q QueueConfig, now, wall time.Time) (Job, error) {
-	if n.ID == "" {
-		n.ID = "job_" + ulid.Make().String()
-	}
 	n.Attempts = cmp.Or(n.Attempts, q.Attempts, attemptsDefault)
 	n.Timeout = cmp.Or(n.Timeout, q.Timeout, timeoutDefault)
 	n.Backoff = n.Backoff.withDefaults(q.Backoff)
@@ -180,6 +175,11 @@ func (r Retention) withDefaults(or Retention, count int) Retention {
 
 // order is the job's place in its line.
 func (j *Job) order() (int32, uint64) { return int32(j.Priority), j.seq }
+
+// waitingPlace is where it is when it waits.
+func (j *Job) waitingPlace() place {
+	return place{in: placeWaiting, priority: int32(j.Priority), seq: j.seq}
+}
 
 func (j *Job) waitingKey() []byte {
 	return appendOrder(linePrefix(j.Queue, j.Tenant), int32(j.Priority), j.seq)

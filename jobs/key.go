@@ -107,19 +107,37 @@ func decodePlace(b []byte) (p place, err error) {
 	return p, nil
 }
 
+// bucket is where the record is. Nil for a place that makes no sense.
+func (p place) bucket() []byte {
+	switch p.in {
+	case placeWaiting:
+		return bWaiting
+	case placeDelayed:
+		return bDelayed
+	case placeCompleted, placeFailed:
+		return bFinished
+	default:
+		return nil
+	}
+}
+
 // key returns the record's bucket and key. Nil for a place that makes no sense.
 func (p place) key(queue, tenant string) (bucket, key []byte) {
 	switch p.in {
 	case placeWaiting:
-		return bWaiting, appendOrder(linePrefix(queue, tenant), p.priority, p.seq)
+		key = appendOrder(linePrefix(queue, tenant), p.priority, p.seq)
 	case placeDelayed:
-		k := be.AppendUint64(queuePrefix(queue), p.at)
-		return bDelayed, appendOrder(append(append(k, tenant...), 0), p.priority, p.seq)
+		key = be.AppendUint64(queuePrefix(queue), p.at)
+		key = appendOrder(append(append(key, tenant...), 0), p.priority, p.seq)
 	case placeCompleted, placeFailed:
-		return bFinished, be.AppendUint64(append(linePrefix(queue, tenant), p.in), p.at)
-	default:
-		return nil, nil
+		key = be.AppendUint64(append(linePrefix(queue, tenant), p.in), p.at)
 	}
+	return p.bucket(), key
+}
+
+// parkedKey is where a record goes that was at p and cannot be read.
+func parkedKey(queue, tenant string, p place) []byte {
+	return append(linePrefix(queue, tenant), p.encode()...)
 }
 
 func idKey(queue, tenant, id string) []byte {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -269,7 +268,7 @@ func (e *Engine) park(le *lease) {
 	})
 }
 
-// parkAt moves the record at p to the parked ones. The index entry goes stale and reads as ErrDamaged.
+// parkAt moves the record at p to the parked ones. Its id reads as ErrDamaged from then on: the index entry goes stale, or there is none and the id tells of p.
 func parkAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 	name, key := p.key(queue, tenant)
 	v := bytes.Clone(tx.Bucket(name).Get(key))
@@ -281,7 +280,7 @@ func parkAt(tx *bbolt.Tx, queue, tenant string, p place) error {
 			return err
 		}
 	}
-	return tx.Bucket(bParked).Put(slices.Concat(linePrefix(queue, tenant), p.encode()), v)
+	return tx.Bucket(bParked).Put(parkedKey(queue, tenant, p), v)
 }
 
 func isUnknown(err error) bool { return errors.Is(err, store.ErrUnknown) }

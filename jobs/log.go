@@ -58,11 +58,7 @@ func (e *Engine) appendLog(ctx context.Context, r LeaseRef, text string) error {
 func (e *Engine) Logs(tenant, queue, id string) (lines []LogLine, err error) {
 	err = e.st.View(func(tx *bbolt.Tx) error {
 		lines = nil
-		v := tx.Bucket(bIDs).Get(idKey(queue, tenant, id))
-		if v == nil {
-			return ErrNotFound
-		}
-		p, err := decodePlace(v)
+		p, err := locate(tx, queue, tenant, id)
 		if err != nil {
 			return err
 		}

@@ -86,17 +86,12 @@ func (e *Engine) remove(ctx context.Context, tenant, queue, id string) error {
 	var w changes
 	return e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 		w.reset(e)
-		key := idKey(queue, tenant, id)
-		v := tx.Bucket(bIDs).Get(key)
-		if v == nil {
-			return store.Untouched(ErrNotFound)
-		}
-		p, err := decodePlace(v)
-		if err != nil { // nothing can be found by it
-			return tx.Bucket(bIDs).Delete(key)
-		}
-		if j, err := read(tx, queue, tenant, p); err == nil && j.ID != id { // it leads to another job, which stays
-			return tx.Bucket(bIDs).Delete(key)
+		_, p, err := find(tx, queue, tenant, id)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return store.Untouched(err)
+		case err != nil && p == place{}: // the index leads nowhere, or to another job, which stays
+			return forget(tx, queue, tenant, id, p)
 		}
 		return w.remove(tx, e, queue, tenant, id, p)
 	}, w.then(e))
@@ -270,11 +265,8 @@ func (e *Engine) change(ctx context.Context, tenant, queue, id string, do func(t
 	var j Job
 	err := e.st.UpdateThen(ctx, func(tx *bbolt.Tx) (err error) {
 		w.reset(e)
-		if j, err = find(tx, queue, tenant, id); err != nil {
-			return store.Untouched(err)
-		}
-		p, err := decodePlace(tx.Bucket(bIDs).Get(idKey(queue, tenant, id)))
-		if err != nil {
+		var p place
+		if j, p, err = find(tx, queue, tenant, id); err != nil {
 			return store.Untouched(err)
 		}
 		if e.overlay(&j); j.State == Active {
@@ -359,9 +351,9 @@ func (w *changes) remove(tx *bbolt.Tx, e *Engine, queue, tenant, id string, p pl
 	name, key := p.key(queue, tenant)
 	switch {
 	case name == nil || tx.Bucket(name).Get(key) == nil: // it was damaged, and parked
-		parked, p := tx.Bucket(bParked), append(linePrefix(queue, tenant), p.encode()...)
-		if parked.Get(p) != nil {
-			if err := parked.Delete(p); err != nil {
+		parked, key := tx.Bucket(bParked), parkedKey(queue, tenant, p)
+		if parked.Get(key) != nil {
+			if err := parked.Delete(key); err != nil {
 				return err
 			}
 			w.left(queue, tenant, place{in: placeParked})
@@ -375,7 +367,7 @@ func (w *changes) remove(tx *bbolt.Tx, e *Engine, queue, tenant, id string, p pl
 		w.left(queue, tenant, p)
 	}
 	w.removed++
-	return forget(tx, queue, tenant, id, p.seq)
+	return forget(tx, queue, tenant, id, p)
 }
 
 // claim keeps a waiting job from being leased between the transaction and its commit. false: it is leased.

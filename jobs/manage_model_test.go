@@ -21,7 +21,7 @@ type manager struct {
 
 func (m *manager) draw(t *rapid.T) (tenant, id, key string) {
 	tenant = rapid.SampledFrom(tenants).Draw(t, "tenant")
-	id = fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "id"))
+	id = m.id(t, false)
 	return tenant, id, tenant + "/" + id
 }
 

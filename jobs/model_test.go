@@ -51,6 +51,7 @@ type machine struct {
 	e      *Engine
 	w      *waiter
 	jobs   map[string]*modelJob
+	given  []string          // ids that the engine generated, also of jobs that are gone
 	held   map[string]*lease // active jobs
 	seq    int
 	from   uint64 // the source's cursor
@@ -105,14 +106,30 @@ func (m *machine) path() string {
 	return filepath.Join(m.dir, fmt.Sprint(m.n, ".db"))
 }
 
-func (m *machine) wish(t *rapid.T, i int) (NewJob, *modelJob) {
+// id is a name that an app chose, one that the engine generated for the same or another tenant, or one that looks like it and may tell the place
+// of another job, or of the very job that gets it. "", if wished: let the engine generate it.
+func (m *machine) id(t *rapid.T, wished bool) string {
+	kind := rapid.IntRange(0, 5).Draw(t, "kind of id")
+	switch {
+	case kind < 2 && wished:
+		return ""
+	case kind < 4 && len(m.given) > 0:
+		return rapid.SampledFrom(m.given).Draw(t, "given id")
+	case kind == 4:
+		return generateID(rapid.Int32Range(-1, 1).Draw(t, "told priority"), uint64(m.seq+rapid.IntRange(-15, 2).Draw(t, "told sequence")))
+	default:
+		return fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "id"))
+	}
+}
+
+func (m *machine) wish(t *rapid.T) (NewJob, *modelJob) {
 	m.seq++
 	n := NewJob{
-		Queue: "q", Tenant: rapid.SampledFrom(tenants).Draw(t, "tenant"), ID: fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "id")),
+		Queue: "q", Tenant: rapid.SampledFrom(tenants).Draw(t, "tenant"), ID: m.id(t, true),
 		Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), Attempts: rapid.SampledFrom([]int{-1, 1, 2, 3}).Draw(t, "attempts"),
 		Delay:            rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Hour}).Draw(t, "delay"),
 		RemoveOnComplete: Retention{Remove: rapid.Bool().Draw(t, "remove"), Count: -1}, RemoveOnFail: Retention{Remove: rapid.Bool().Draw(t, "removeFailed"), Count: -1},
-		Data: []byte(fmt.Sprint("data", i)), Name: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "name"),
+		Data: []byte(fmt.Sprint("data", m.seq)), Name: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "name"),
 	}
 	j := &modelJob{
 		id: n.ID, name: n.Name, tenant: n.Tenant, priority: n.Priority, order: m.seq, attempts: n.Attempts, state: Waiting,
@@ -124,27 +141,48 @@ func (m *machine) wish(t *rapid.T, i int) (NewJob, *modelJob) {
 	return n, j
 }
 
-func (m *machine) batch(t *rapid.T) []NewJob {
-	var js []NewJob
+// batch is some wishes. unnamed are those among them that the engine has to name.
+func (m *machine) batch(t *rapid.T) (js []NewJob, unnamed map[int]*modelJob) {
+	unnamed = map[int]*modelJob{}
 	for i := range rapid.IntRange(1, 3).Draw(t, "n") {
-		n, j := m.wish(t, i)
+		n, j := m.wish(t)
 		js = append(js, n)
-		if key := j.tenant + "/" + j.id; m.jobs[key] == nil {
+		if j.id == "" {
+			unnamed[i] = j
+		} else if key := j.tenant + "/" + j.id; m.jobs[key] == nil {
 			m.jobs[key] = j
 		}
 	}
-	return js
+	return js, unnamed
+}
+
+// named takes over the id that the engine gave.
+func (m *machine) named(t *rapid.T, j *modelJob, id string) {
+	j.id = id
+	if key := j.tenant + "/" + id; m.jobs[key] != nil || id == "" {
+		t.Fatalf("%q was generated, which is another job's", id)
+	} else {
+		m.jobs[key] = j
+	}
+	m.given = append(m.given, id)
 }
 
 func (m *machine) enqueue(t *rapid.T) {
-	if _, err := m.e.Enqueue(context.Background(), m.batch(t)...); err != nil {
+	js, unnamed := m.batch(t)
+	got, err := m.e.Enqueue(context.Background(), js...)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for i := range js {
+		if j := unnamed[i]; j != nil {
+			m.named(t, j, got[i].ID)
+		}
 	}
 }
 
 // enqueueFrom repeats itself now and then, as a relay does after a crash.
 func (m *machine) enqueueFrom(t *rapid.T) {
-	js := m.batch(t)
+	js, unnamed := m.batch(t)
 	to := Cursor{Offset: m.from + uint64(len(js))}
 	for range rapid.IntRange(1, 2).Draw(t, "times") {
 		if err := m.e.EnqueueFrom(context.Background(), "source", m.from, to, js); err != nil {
@@ -152,6 +190,26 @@ func (m *machine) enqueueFrom(t *rapid.T) {
 		}
 	}
 	m.from = to.Offset
+	for i := range js {
+		if j := unnamed[i]; j != nil {
+			m.named(t, j, m.search(t, j, js[i].Data).ID)
+		}
+	}
+}
+
+// search finds a new job by its data.
+func (m *machine) search(t *rapid.T, j *modelJob, data []byte) Job {
+	page, err := m.e.List(j.tenant, "q", j.state, ListOptions{Limit: listMax})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range page.Jobs {
+		if bytes.Equal(got.Data, data) {
+			return got
+		}
+	}
+	t.Fatalf("%+v is not listed", j)
+	return Job{}
 }
 
 // lease takes one job of some tenants and begins its attempt.

@@ -51,7 +51,7 @@ func (e *Engine) holder(r LeaseRef) (*lease, error) {
 	}
 	var key []byte
 	err := e.st.View(func(tx *bbolt.Tx) error {
-		p, err := decodePlace(tx.Bucket(bIDs).Get(idKey(r.Queue, r.Tenant, r.ID)))
+		p, err := locate(tx, r.Queue, r.Tenant, r.ID)
 		if err == nil && p.in == placeWaiting {
 			_, key = p.key(r.Queue, r.Tenant)
 		}

@@ -14,12 +14,19 @@ import (
 const (
 	recordVersion = 2
 	recordHeader  = 1 + 4
+	recordInts    = 20 // between the name and the id
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(queue, tenant string, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(linePrefix(queue, tenant), castagnoli), castagnoli, payload)
+}
+
+// putChecksum is the checksum over a record's payload, put into its header. It needs room for the line behind the record, or else memory.
+func putChecksum(queue, tenant string, b []byte) {
+	line := append(append(append(append(b, queue...), 0), tenant...), 0)[len(b):]
+	be.PutUint32(b[1:], crc32.Update(crc32.Checksum(line, castagnoli), castagnoli, b[recordHeader:]))
 }
 
 // seal frames a payload as records are framed: version, checksum over line and payload, payload.
@@ -45,14 +52,14 @@ func unseal(version byte, queue, tenant string, b []byte) ([]byte, error) {
 }
 
 func (j *Job) encode() []byte {
-	size := 128 + len(j.ID) + len(j.Name) + len(j.LastError) + len(j.Data) + len(j.Result) + len(j.Progress)
+	size := 128 + len(j.Queue) + len(j.Tenant) + len(j.ID) + len(j.Name) + len(j.LastError) + len(j.Data) + len(j.Result) + len(j.Progress)
 	for i := range j.History {
 		size += 32 + len(j.History[i].Worker) + len(j.History[i].Error)
 	}
 	b := make([]byte, recordHeader, recordHeader+size)
 	b[0] = recordVersion
 	b = appendText(b, j.Name)
-	ints := [...]int64{
+	ints := [recordInts]int64{
 		int64(j.Priority), int64(j.seq), int64(j.AttemptsMade), unixNano(j.startedAt), int64(j.interruptions), int64(j.Attempts),
 		unixNano(j.CreatedAt), unixNano(j.RunAt), unixNano(j.FinishedAt), int64(j.Timeout),
 		flag(j.Backoff.Type == Fixed), int64(j.Backoff.Delay), int64(j.Backoff.Max), int64(math.Round(j.Backoff.Jitter * jitterUnit)),
@@ -68,7 +75,7 @@ func (j *Job) encode() []byte {
 	for i := range j.History {
 		b = j.History[i].append(b)
 	}
-	be.PutUint32(b[1:], checksum(j.Queue, j.Tenant, b[recordHeader:]))
+	putChecksum(j.Queue, j.Tenant, b)
 	return b
 }
 
@@ -124,6 +131,24 @@ func decodeJob(queue, tenant string, state State, b []byte) (Job, error) {
 func nameOf(b []byte) []byte {
 	r := reader{b: b[min(recordHeader, len(b)):]}
 	return r.bytes()
+}
+
+// idOf reads the id of a record; it shares b's memory. ErrDamaged.
+func idOf(queue, tenant string, b []byte) ([]byte, error) {
+	payload, err := unseal(recordVersion, queue, tenant, b)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: payload}
+	r.bytes()
+	for range recordInts {
+		r.int()
+	}
+	id := r.bytes()
+	if r.bad {
+		return nil, fmt.Errorf("%w: fields do not fit", ErrDamaged)
+	}
+	return id, nil
 }
 
 // runAtOf reads when a sound record's job was due.

@@ -314,23 +314,22 @@ func (l *Ledger) Emit(ctx context.Context, t tenants.ID, key IdempotencyKey, n N
 	}
 	return once(ctx, l, t, request[Event]{key: key, meaning: []string{"event", n.Type, string(n.Data)},
 		read: func(ctx context.Context, id string) (Event, error) { return l.emitted(ctx, t, EventID(id)) },
-		make: func(ctx context.Context, fingerprint []byte) (Event, error) {
-			return l.emit(ctx, t, key, fingerprint, &n)
+		make: func(ctx context.Context, seen lookup) (Event, error) {
+			return l.emit(ctx, t, key, seen, &n)
 		}})
 }
 
-func (l *Ledger) emit(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, n *NewEvent) (Event, error) {
+func (l *Ledger) emit(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, n *NewEvent) (Event, error) {
 	now, slot := l.clock.now(), l.ids.randomSlot()
 	if key != "" {
 		slot = l.keys.slot(t, key)
 	}
 	e := &Event{ID: l.ids.event(now, slot), Tenant: t, Type: EventType(n.Type), Slot: slot, OccurredAt: now, Data: n.Data}
 	e.Subject = string(e.ID)
-	row := newKeyRow(t, key, recordID(e.ID), fingerprint)
+	row := newKeyRow(t, key, recordID(e.ID), seen)
 	err := l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		tx.Attach(e)
-		row.attach(tx)
-		return nil
+		return row.attach(tx)
 	})
 	l.keys.settled(row, err)
 	if err != nil {

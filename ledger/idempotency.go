@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -57,6 +58,12 @@ type keyRecord struct {
 	record      recordID
 }
 
+// lookup is what a request knows of its key when nothing is stored under it.
+type lookup struct {
+	fingerprint []byte
+	unread      []int // shards whose keys were not known: nothing under the key may be stored in them
+}
+
 // keys holds a tenant's idempotency keys unique over all shards. The key's row
 // stands in the shard of the record that it made, in one transaction with it.
 // This process owns every file, so an in-process claim on (tenant, key) plus an
@@ -71,11 +78,12 @@ type keys struct {
 
 	claims sync.Map      // claim → struct{}: requests between receipt and commit
 	filled []atomic.Bool // by shard: its keys are in the index
+	stuck  []atomic.Bool // by shard: they could not be read when that was tried last
 	whole  atomic.Bool   // all of them
 
 	indexMu  sync.RWMutex // guards what follows
 	index    map[uint64]locator
-	progress chan struct{} // closed, and made anew, when a shard was filled
+	progress chan struct{} // closed, and made anew, when a shard was filled, or could not be
 }
 
 // locator is the first half of a record's ULID: time, slot and six random bits.
@@ -112,6 +120,7 @@ func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 		upstream:    kr.Subkey("upstream metadata"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
+		stuck:       make([]atomic.Bool, len(set.All())),
 		index:       map[uint64]locator{},
 		progress:    make(chan struct{}),
 	}
@@ -147,11 +156,15 @@ func (k *keys) add(t tenants.ID, key IdempotencyKey, record recordID) {
 	k.indexMu.Unlock()
 }
 
-func (k *keys) remove(t tenants.ID, key IdempotencyKey) {
+// remove forgets that the key made the record; another record that it made since stays known.
+func (k *keys) remove(t tenants.ID, key IdempotencyKey, record recordID) {
 	h := k.hash(t, key)
+	at, ok := record.locator()
 	k.indexMu.Lock()
-	delete(k.index, h)
-	k.indexMu.Unlock()
+	defer k.indexMu.Unlock()
+	if ok && k.index[h] == at {
+		delete(k.index, h)
+	}
 }
 
 // size is the number of keys in the index.
@@ -162,11 +175,11 @@ func (k *keys) size() int {
 }
 
 // find returns what is stored under the key. To know that there is nothing, the
-// caller holds the claim.
-func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, err error) {
+// caller holds the claim. unread are the shards that were passed over.
+func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec keyRecord, found bool, unread []int, err error) {
 	if !k.whole.Load() {
-		if err := k.await(ctx, k.set.Shard(k.slot(t, key))); err != nil {
-			return keyRecord{}, false, err
+		if unread, err = k.await(ctx, k.set.Shard(k.slot(t, key))); err != nil {
+			return keyRecord{}, false, nil, err
 		}
 	}
 	h := k.hash(t, key)
@@ -174,10 +187,11 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 	at, hit := k.index[h]
 	k.indexMu.RUnlock()
 	if !hit {
-		return keyRecord{}, false, nil
+		return keyRecord{}, false, unread, nil
 	}
 	// Two keys with one hash cost a read, and decide nothing: the row itself is compared.
-	err = k.set.Shard(at.slot()).View(ctx, func(tx *shards.Tx) error {
+	sh := k.set.Shard(at.slot())
+	err = sh.View(ctx, func(tx *shards.Tx) error {
 		for _, prefix := range recordPrefixes {
 			from, to := at.within(prefix)
 			err := tx.QueryRow(`SELECT fingerprint, record FROM idempotency_keys WHERE tenant = ? AND record BETWEEN ? AND ? AND key = ?`,
@@ -188,18 +202,25 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 		}
 		return nil
 	})
-	return rec, found, err
+	if out := sh.Err(); err == nil && !found && out != nil {
+		// The commit that may have stored the key failed, and its file was not written anew since: the row cannot be seen, and may come
+		// back with the next start.
+		err = fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+	}
+	return rec, found, unread, err
 }
+
+var errKeysUnread = errors.New("its idempotency keys cannot be read")
 
 // fillWaitMax is how long a request waits for the index: a box with millions of
 // keys on a slow disk needs some seconds after its start.
 const fillWaitMax = 5 * time.Second
 
 // await returns when no file can hold keys that the index does not know. A file
-// out of service whose keys are unknown is passed over, unless it is the key's
+// out of service, or that cannot be read, whose keys are unknown is passed over, unless it is the key's
 // home: what a client repeats goes to the same slot, hence to the same file, and
-// is refused there; only another request under a used key could slip through.
-func (k *keys) await(ctx context.Context, home *shards.Shard) error {
+// is refused there, also if the file comes back meanwhile; only another request under a used key could slip through.
+func (k *keys) await(ctx context.Context, home *shards.Shard) (unread []int, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, fillWaitMax, shards.ErrUnavailable)
 	defer cancel()
 	for {
@@ -207,22 +228,25 @@ func (k *keys) await(ctx context.Context, home *shards.Shard) error {
 		progress := k.progress
 		k.indexMu.RUnlock()
 		unknown := false
+		unread = unread[:0]
 		for i, sh := range k.set.All() {
-			switch {
+			switch out := sh.Err(); {
 			case k.filled[i].Load():
-			case sh.Err() == nil:
+			case out == nil && !k.stuck[i].Load():
 				unknown = true
 			case sh == home:
-				return fmt.Errorf("%w: %w", shards.ErrUnavailable, sh.Err())
+				return nil, fmt.Errorf("%w: %w", shards.ErrUnavailable, cmp.Or(out, errKeysUnread))
+			default:
+				unread = append(unread, i)
 			}
 		}
 		if !unknown {
-			return nil
+			return unread, nil
 		}
 		select {
 		case <-progress:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -283,14 +307,33 @@ func (k *keys) fillShard(ctx context.Context, sh *shards.Shard, batches int) err
 			return rows.Err()
 		})
 		if err != nil {
+			if ctx.Err() == nil {
+				k.passOver(sh)
+			}
 			return err
 		}
+		k.stuck[sh.ID()].Store(false)
 		if n < fillBatch {
 			k.filledShard(sh)
 			return nil
 		}
 	}
 	return nil
+}
+
+// passOver lets the other files' requests wait no longer for one whose keys cannot be read.
+func (k *keys) passOver(sh *shards.Shard) {
+	if !k.stuck[sh.ID()].Swap(true) {
+		k.indexMu.Lock()
+		defer k.indexMu.Unlock()
+		k.wake()
+	}
+}
+
+// wake tells who waits to look again. The caller holds indexMu.
+func (k *keys) wake() {
+	close(k.progress)
+	k.progress = make(chan struct{})
 }
 
 // filledShard wakes who waits.
@@ -303,8 +346,7 @@ func (k *keys) filledShard(sh *shards.Shard) {
 		whole = whole && k.filled[i].Load()
 	}
 	k.whole.Store(whole)
-	close(k.progress)
-	k.progress = make(chan struct{})
+	k.wake()
 }
 
 // oldKey is a key that may be forgotten.
@@ -364,7 +406,7 @@ func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []oldKey) error
 	})
 	for _, o := range old {
 		if err == nil {
-			k.remove(o.tenant, o.key)
+			k.remove(o.tenant, o.key, recordID(o.record))
 		}
 		k.claims.Delete(o.claim)
 	}

@@ -158,6 +158,7 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 	case errors.Is(err, ErrJournal):
 		p.shard.Isolate(err)
 	default:
+		l.keys.passOver(p.shard)
 		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
 	}
 }

@@ -95,24 +95,23 @@ func (l *Ledger) Notify(ctx context.Context, t tenants.ID, key IdempotencyKey, n
 	}
 	return once(ctx, l, t, request[Notification]{key: key, meaning: []string{"notification", n.UserID, n.Message},
 		read: func(ctx context.Context, id string) (Notification, error) { return l.requested(ctx, t, EventID(id)) },
-		make: func(ctx context.Context, fingerprint []byte) (Notification, error) {
-			return l.notify(ctx, t, key, fingerprint, &n)
+		make: func(ctx context.Context, seen lookup) (Notification, error) {
+			return l.notify(ctx, t, key, seen, &n)
 		}})
 }
 
-func (l *Ledger) notify(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, in *NewNotification) (Notification, error) {
+func (l *Ledger) notify(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, in *NewNotification) (Notification, error) {
 	now, slot := l.clock.now(), shards.SlotOf(string(t), in.UserID)
 	n := Notification{ID: l.ids.notification(now, slot), Object: "notification", UserID: UserID(in.UserID), Message: in.Message, Timestamp: now}
 	e := l.event(t, NotificationRequested, "", slot, now, n)
 	e.Subject = string(e.ID)
-	row := newKeyRow(t, key, recordID(e.ID), fingerprint)
+	row := newKeyRow(t, key, recordID(e.ID), seen)
 	err := l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		if err := userThere(tx, t, in.UserID); err != nil {
 			return err
 		}
 		tx.Attach(e)
-		row.attach(tx)
-		return nil
+		return row.attach(tx)
 	})
 	l.keys.settled(row, err)
 	return n, err

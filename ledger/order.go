@@ -157,12 +157,12 @@ func (l *Ledger) CreateOrder(ctx context.Context, t tenants.ID, key IdempotencyK
 	}
 	return once(ctx, l, t, request[Order]{key: key, meaning: n.meaning(),
 		read: func(ctx context.Context, id string) (Order, error) { return l.Order(ctx, t, id) },
-		make: func(ctx context.Context, fingerprint []byte) (Order, error) {
-			return l.createOrder(ctx, t, key, fingerprint, &n, total)
+		make: func(ctx context.Context, seen lookup) (Order, error) {
+			return l.createOrder(ctx, t, key, seen, &n, total)
 		}})
 }
 
-func (l *Ledger) createOrder(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, n *NewOrder, total int64) (Order, error) {
+func (l *Ledger) createOrder(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, n *NewOrder, total int64) (Order, error) {
 	now := l.clock.now()
 	slot := shards.SlotOf(string(t), n.UserID)
 	o := Order{ID: l.ids.order(now, slot), Object: "order", UserID: UserID(n.UserID), Status: StatusOpen, Amount: total,
@@ -171,7 +171,7 @@ func (l *Ledger) createOrder(ctx context.Context, t tenants.ID, key IdempotencyK
 	if err != nil {
 		return Order{}, err
 	}
-	row := newKeyRow(t, key, recordID(o.ID), fingerprint)
+	row := newKeyRow(t, key, recordID(o.ID), seen)
 	event := l.orderEvent(t, OrderCreated, &o, now)
 	err = l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		if err := userThere(tx, t, n.UserID); err != nil {
@@ -185,8 +185,7 @@ func (l *Ledger) createOrder(ctx context.Context, t tenants.ID, key IdempotencyK
 			return err
 		}
 		tx.Attach(event)
-		row.attach(tx)
-		return nil
+		return row.attach(tx)
 	})
 	l.keys.settled(row, err)
 	return o, err

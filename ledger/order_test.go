@@ -2,8 +2,12 @@ package ledger
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
+
+	"tenderbox/upstream/simulator"
 )
 
 func twoCoffees(user UserID) NewOrder {
@@ -97,6 +101,77 @@ func TestOneOfManyPaysTheOrder(t *testing.T) {
 	if codes["<nil>"] != 1 || codes["order_payment_pending"] != 29 {
 		t.Error(codes)
 	}
+	b.sound()
+}
+
+// INV-6: orders are paid, given up and handed over by many at once, with cards that are declined and answers that get lost: none is
+// charged for twice, and none is canceled that was paid.
+func TestOrdersAreFoughtOver(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	random := rand.New(rand.NewPCG(seed, 4))
+	b := openBox(t, t.TempDir(), testOptions{})
+	b.cut(false)
+	u := b.user(ana())
+	var orders []Order
+	for range 8 {
+		orders = append(orders, b.order(twoCoffees(u.ID)))
+	}
+	if err := b.sim.SetFaults(simulator.Faults{DropAfterEffect: 0.2, Error503: 0.1}); err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	for i := range 30 {
+		var wg sync.WaitGroup
+		for range 10 {
+			o, what := orders[random.IntN(len(orders))], random.IntN(12)
+			wg.Go(func() {
+				var err error
+				p := payFor(&o)
+				switch {
+				case what < 5:
+					p.Source = "tok_chargeDeclined"
+					fallthrough
+				case what < 9:
+					var got Payment
+					if got, _, err = b.Pay(ctx, testTenant, IdempotencyKey(fmt.Sprint(i, what, o.ID)), p); err == nil && what%2 == 0 {
+						_, err = b.Await(ctx, testTenant, got.ID, 100*time.Millisecond)
+					}
+				case what < 10 && i > 20:
+					_, err = b.CancelOrder(ctx, testTenant, string(o.ID))
+				default:
+					_, err = b.CompleteOrder(ctx, testTenant, string(o.ID))
+				}
+				if c := code(err); err != nil && c != "order_payment_pending" && c != "order_state" && c != "idempotency_key_in_use" {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	_ = b.sim.SetFaults(simulator.Faults{})
+	for len(b.Exposed("")) > 0 && ctx.Err() == nil {
+		b.due()
+		_ = newPoke().wait(ctx, 20*time.Millisecond)
+	}
+	charges := map[string]int{}
+	for _, c := range b.sim.Ledger().Charges {
+		p := must(b.Payment(ctx, testTenant, c.Metadata["tenderbox_payment"]))(t)
+		if p.Status == Succeeded {
+			charges[*p.OrderID]++
+		}
+	}
+	for _, was := range orders {
+		o := must(b.Order(ctx, testTenant, string(was.ID)))(t)
+		want := 0
+		if o.PaidAt != nil {
+			want = 1
+		}
+		if n := charges[string(o.ID)]; n != want {
+			t.Errorf("%s is %s, and has %d charges", o.ID, o.Status, n)
+		}
+	}
+	t.Log(charges)
 	b.sound()
 }
 

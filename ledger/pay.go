@@ -27,8 +27,8 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 	}
 	return once(ctx, l, t, request[Payment]{key: key, meaning: p.meaning(),
 		read: func(ctx context.Context, id string) (Payment, error) { return l.Payment(ctx, t, id) },
-		make: func(ctx context.Context, fingerprint []byte) (Payment, error) {
-			return l.accept(ctx, t, key, fingerprint, &p)
+		make: func(ctx context.Context, seen lookup) (Payment, error) {
+			return l.accept(ctx, t, key, seen, &p)
 		}})
 }
 
@@ -53,7 +53,7 @@ type acceptance struct {
 }
 
 // accept writes the payment, its key and its journal row in one transaction.
-func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, p *NewPayment) (Payment, error) {
+func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, p *NewPayment) (Payment, error) {
 	tenant, err := l.tenants.Get(t)
 	if err != nil {
 		return Payment{}, notFound("tenant")
@@ -79,7 +79,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 	if err != nil {
 		return Payment{}, err
 	}
-	a := &acceptance{payment: &payment, kind: "source", key: newKeyRow(t, key, recordID(payment.ID), fingerprint)}
+	a := &acceptance{payment: &payment, kind: "source", key: newKeyRow(t, key, recordID(payment.ID), seen)}
 	source := p.Source
 	if p.PaymentMethod != "" {
 		source, a.kind = p.PaymentMethod, "payment_method"
@@ -100,7 +100,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, f
 			}
 		}
 		tx.Attach(a)
-		return nil
+		return a.key.fits(tx)
 	})
 	l.keys.settled(a.key, err)
 	switch {

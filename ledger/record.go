@@ -45,7 +45,8 @@ func (l *Ledger) RecordEvent(ctx context.Context, t tenants.ID, r Record) error 
 		return invalid("event_invalid", "", "an event has a tenant, an id, a type and data in JSON")
 	}
 	slot := shards.SlotOf(string(t), r.ID)
-	e := &Event{ID: recordedID(t, &r, slot), Tenant: t, Type: r.Type, Subject: r.Subject, Slot: slot, OccurredAt: r.At.UTC(), Data: r.Data}
+	e := &Event{ID: recordedID(t, &r, slot), Tenant: t, Type: r.Type, Subject: r.Subject, Slot: slot,
+		OccurredAt: instant(r.At.UnixMilli()), Data: r.Data}
 	now := l.clock.now()
 	err := l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		n, err := tx.Exec(`INSERT INTO recorded_events (tenant, id, recorded_at) VALUES (?,?,?) ON CONFLICT DO NOTHING`,

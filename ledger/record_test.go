@@ -147,3 +147,18 @@ func (b *testBox) prune(before time.Time, t *testing.T) {
 		}
 	}
 }
+
+// An event is the same whether it is read from memory or, after a restart, from its file.
+func TestRecordedEventIsReadAsItWasHeard(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{idle: true})
+	at := time.Unix(1795420800, 123456789)
+	if err := b.RecordEvent(t.Context(), testTenant, Record{ID: "r", Type: JobFailed, Subject: "job_1", At: at, Data: []byte(`{}`)}); err != nil {
+		t.Fatal(err)
+	}
+	heard, _ := b.readAll(testTenant, EventFilter{})
+	b = b.reopen(nil)
+	read, _ := b.readAll(testTenant, EventFilter{})
+	if len(heard) != 1 || len(read) != 1 || !heard[0].OccurredAt.Equal(read[0].OccurredAt) || heard[0].ID != read[0].ID {
+		t.Errorf("heard %+v, read %+v", heard, read)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/mail"
 	"strings"
 	"sync"
@@ -119,12 +120,12 @@ func (l *Ledger) CreateUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 	}
 	return once(ctx, l, t, request[User]{key: key, meaning: []string{"user", n.ID, n.Email, n.Name},
 		read: func(ctx context.Context, id string) (User, error) { return l.User(ctx, t, id) },
-		make: func(ctx context.Context, fingerprint []byte) (User, error) {
-			return l.createUser(ctx, t, key, fingerprint, &n)
+		make: func(ctx context.Context, seen lookup) (User, error) {
+			return l.createUser(ctx, t, key, seen, &n)
 		}})
 }
 
-func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKey, fingerprint []byte, n *NewUser) (User, error) {
+func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKey, seen lookup, n *NewUser) (User, error) {
 	now := l.clock.now()
 	u := User{ID: UserID(n.ID), Object: "user", Email: n.Email, Name: n.Name, CreatedAt: now, UpdatedAt: now, Version: 1}
 	if u.ID == "" {
@@ -136,14 +137,11 @@ func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 		return User{}, err
 	}
 	defer end()
-	if _, taken, err := l.userByEmail(ctx, t, folded); err != nil || taken {
-		if taken {
-			err = errEmailTaken
-		}
+	if err := l.emailFree(ctx, t, folded, ""); err != nil {
 		return User{}, err
 	}
 	slot := shards.SlotOf(string(t), string(u.ID))
-	row := newKeyRow(t, key, l.ids.userRecord(now, slot, u.ID), fingerprint)
+	row := newKeyRow(t, key, l.ids.userRecord(now, slot, u.ID), seen)
 	event := l.event(t, UserCreated, string(u.ID), slot, now, u)
 	err = l.set.Shard(slot).Update(ctx, func(tx *shards.Tx) error {
 		n, err := tx.Exec(`INSERT INTO users (tenant, id, email, email_folded, name, created_at, updated_at) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
@@ -155,8 +153,7 @@ func (l *Ledger) createUser(ctx context.Context, t tenants.ID, key IdempotencyKe
 			return &Error{Kind: Conflict, Code: "user_exists", Field: "id", Message: "there is a user of this id"}
 		}
 		tx.Attach(event)
-		row.attach(tx)
-		return nil
+		return row.attach(tx)
 	})
 	l.keys.settled(row, err)
 	return u, err
@@ -233,6 +230,24 @@ func (l *Ledger) userByEmail(ctx context.Context, t tenants.ID, folded string) (
 	return u, ok, unavailable(err)
 }
 
+// emailFree refuses an address that another user than id has, or may have: a file that takes no writes may hold a commit that failed,
+// which cannot be seen, and which the next start may take up. The caller holds the claim.
+func (l *Ledger) emailFree(ctx context.Context, t tenants.ID, folded, id string) error {
+	other, taken, err := l.userByEmail(ctx, t, folded)
+	if err != nil {
+		return err
+	}
+	if taken && string(other.ID) != id {
+		return errEmailTaken
+	}
+	for _, sh := range l.set.All() {
+		if out := sh.Err(); out != nil {
+			return fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
+		}
+	}
+	return nil
+}
+
 var errVersion = &Error{Kind: Stale, Code: "version_mismatch", Field: "If-Match", Message: "the record was changed meanwhile; read it again"}
 
 // ChangeUser changes a user's address or name.
@@ -247,12 +262,8 @@ func (l *Ledger) ChangeUser(ctx context.Context, t tenants.ID, id string, c User
 			return User{}, err
 		}
 		defer end()
-		other, taken, err := l.userByEmail(ctx, t, folded)
-		if err != nil {
-			return User{}, err
-		}
-		if taken && string(other.ID) != id {
-			return User{}, errEmailTaken
+		if err := l.emailFree(ctx, t, folded, id); err != nil {
+			return User{}, unavailable(err)
 		}
 	}
 	if c.Name != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,6 +75,46 @@ func TestCommitFails(t *testing.T) {
 				t.Errorf("%d rows", n)
 			}
 		})
+	}
+}
+
+// INV-4: once the shard serves again, a commit that failed does not come back with a start after a crash, also if a View kept the WAL
+// from starting over and the failed frames stand behind its end. Who got ErrUnknown may have been served elsewhere since.
+func TestFailedCommitStaysAway(t *testing.T) {
+	t.Parallel()
+	d, _, sh := faulty(t, options())
+	mustPut(t, sh, 0, 5)
+	viewing, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = sh.View(ctx, func(tx *shards.Tx) error {
+			var n int
+			err := tx.QueryRow("SELECT count(*) FROM things").Scan(&n)
+			close(viewing)
+			<-release
+			return err
+		})
+	})
+	<-viewing
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "-wal", Times: 1})
+	if err := put(sh, "a", 1); !errors.Is(err, shards.ErrUnknown) || d.Fired() != 1 {
+		t.Fatalf("%v after %d faults, want ErrUnknown after one", err, d.Fired())
+	}
+	if err := sh.Err(); err != nil {
+		t.Fatalf("the shard is out: %v", err)
+	}
+	copied := tempDir(t) // what a kill would leave
+	if err := os.CopyFS(copied, os.DirFS(filepath.Dir(sh.Path()))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(copied, filepath.Base(sh.Path())+"-shm")); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	wg.Wait()
+	after := shardstest.OpenDir(t, copied, options()).Shard(0)
+	if n := count(t, after); n != 5 || has(t, after, "a") {
+		t.Errorf("%d rows after the crash, want the 5 acknowledged", n)
 	}
 }
 

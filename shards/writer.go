@@ -380,7 +380,8 @@ func (w *writer) prepare(c *conn, verify bool) error {
 	if err := inspect(c, sh.path, sh.set.manifest, sh.id, sh.o.Migrations); err != nil {
 		return err
 	}
-	if sh.anchor == nil {
+	first := sh.anchor == nil
+	if first {
 		if err := migrate(c, sh.path, sh.o.Migrations); err != nil {
 			return err
 		}
@@ -399,6 +400,28 @@ func (w *writer) prepare(c *conn, verify bool) error {
 		// A View may keep the WAL from starting over: that is no failure. Nor is a full
 		// disk: what is there can be read, and the next commit says by itself.
 		if _, err := c.checkpoint("TRUNCATE"); err != nil && classOf(err) != classFull {
+			return err
+		}
+		if !first && c.broken == nil {
+			if err := c.supersede(); err != nil && classOf(err) != classFull {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// supersede commits something that changes nothing. Behind the end of the WAL, or on the disk alone if the WAL was cut, a commit
+// that failed may still stand whole, and a start after a crash would take it up. What is durable in its place ends that: from now on
+// its callers' repeats may go to other files.
+func (c *conn) supersede() error {
+	for _, text := range []string{
+		"BEGIN IMMEDIATE",
+		"UPDATE _shard SET slots = slots + 1", // a page that is changed and changed back is written all the same
+		"UPDATE _shard SET slots = slots - 1",
+		"COMMIT",
+	} {
+		if err := c.run(text); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -288,7 +289,7 @@ func CheckFile(path string) error {
 	defer f.Close()
 	m, _, err := readMetas(f)
 	if err == nil {
-		err = verify(f, m, true)
+		err = verify(f, m, true, min(runtime.GOMAXPROCS(0), walkersMax))
 	}
 	if err != nil {
 		return fmt.Errorf("check %s: %w", path, &CorruptError{path, err})

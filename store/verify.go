@@ -9,8 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
+	"sync/atomic"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 )
 
 // bbolt trusts its pages: a flipped bit can make it fault, recurse without end (which no recover can catch) or panic in
@@ -33,6 +36,9 @@ const (
 	pageSizeMin  = 1 << 10 // what bbolt itself looks for
 	pageSizeMax  = 1 << 24
 	countIsFirst = 0xFFFF // a freelist of more entries keeps its count in the first of them
+
+	walkersMax = 8  // goroutines that verify a file: beyond it the disk is the limit
+	shareMin   = 16 // pages that are worth a goroutine
 )
 
 var le = binary.NativeEndian
@@ -53,7 +59,7 @@ func verifyFile(f *os.File, path string, lg *slog.Logger) error {
 		err = fmt.Errorf("cut short: %d pages of %d", pages, m.highWater)
 	}
 	if err == nil {
-		err = verify(f, m, false)
+		err = verify(f, m, false, min(runtime.GOMAXPROCS(0), walkersMax))
 	}
 	if err != nil {
 		return &CorruptError{path, err}
@@ -113,51 +119,78 @@ func readMeta(r io.ReaderAt, at int64) (m meta, err error) {
 	return m, nil
 }
 
-// verifier walks one snapshot of a file.
+// verifier is what is known of one snapshot of a file. Walkers share it.
 type verifier struct {
 	r    io.ReaderAt
 	m    meta
-	used []uint64 // a bit a page
+	used []uint64 // a bit a page; atomic
+
+	others errgroup.Group // walkers beside the first one
+	failed atomic.Bool    // somebody found something: the others need not go on
 }
 
-// verify walks all pages that m reaches. strict also wants every other page to be on the list of free ones.
-func verify(r io.ReaderAt, m meta, strict bool) error {
+// walker goes through a part of the trees, on one goroutine.
+type walker struct {
+	*verifier
+	spare [][]byte // pages that were read and are not looked at any more
+}
+
+// verify walks all pages that m reaches, with up to so many goroutines. strict also wants every other page to be on the list of free ones.
+func verify(r io.ReaderAt, m meta, strict bool, walkers int) error {
 	if m.highWater < 4 || m.root >= m.highWater {
 		return fmt.Errorf("header: root %d, high water %d", m.root, m.highWater)
 	}
 	v := &verifier{r: r, m: m, used: make([]uint64, m.highWater/64+1)}
+	v.others.SetLimit(walkers - 1)
 	if err := errors.Join(v.mark(0), v.mark(1)); err != nil {
 		return err
 	}
-	if err := v.tree(m.root, nil, nil, 0); err != nil {
+	w := &walker{verifier: v}
+	err := w.found(w.tree(m.root, nil, nil, 0))
+	if others := v.others.Wait(); err == nil {
+		err = others
+	}
+	if err != nil || m.freelist == noFreelist {
 		return err
 	}
-	if m.freelist == noFreelist {
-		return nil
-	}
-	return v.freelist(strict)
+	return w.freelist(strict)
 }
 
-func (v *verifier) isUsed(id uint64) bool { return v.used[id/64]&(1<<(id%64)) != 0 }
+// found tells the other walkers of an error.
+func (v *verifier) found(err error) error {
+	if err != nil {
+		v.failed.Store(true)
+	}
+	return err
+}
 
+func (v *verifier) isUsed(id uint64) bool {
+	return atomic.LoadUint64(&v.used[id/64])&(1<<(id%64)) != 0
+}
+
+// mark notes that a page is used. A page that is reached twice is found by whoever comes second, so nobody walks in circles.
 func (v *verifier) mark(id uint64) error {
 	if id >= v.m.highWater {
 		return fmt.Errorf("page %d: beyond the last one", id)
 	}
-	if v.isUsed(id) {
+	if bit := uint64(1) << (id % 64); atomic.OrUint64(&v.used[id/64], bit)&bit != 0 {
 		return fmt.Errorf("page %d: used twice", id)
 	}
-	v.used[id/64] |= 1 << (id % 64)
 	return nil
 }
 
 // page reads page id with its overflow and marks it used.
-func (v *verifier) page(id uint64) ([]byte, error) {
-	if err := v.mark(id); err != nil {
+func (w *walker) page(id uint64) ([]byte, error) {
+	if err := w.mark(id); err != nil {
 		return nil, err
 	}
-	buf := make([]byte, v.m.pageSize)
-	if _, err := v.r.ReadAt(buf, int64(id)*v.m.pageSize); err != nil {
+	var buf []byte
+	if last := len(w.spare) - 1; last >= 0 {
+		buf, w.spare = w.spare[last], w.spare[:last]
+	} else {
+		buf = make([]byte, w.m.pageSize)
+	}
+	if _, err := w.r.ReadAt(buf, int64(id)*w.m.pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	if got := le.Uint64(buf); got != id {
@@ -167,48 +200,57 @@ func (v *verifier) page(id uint64) ([]byte, error) {
 	if overflow == 0 {
 		return buf, nil
 	}
-	if overflow >= v.m.highWater-id {
+	if overflow >= w.m.highWater-id {
 		return nil, fmt.Errorf("page %d: reaches beyond the last one", id)
 	}
 	for i := range overflow {
-		if err := v.mark(id + 1 + i); err != nil {
+		if err := w.mark(id + 1 + i); err != nil {
 			return nil, err
 		}
 	}
-	buf = append(buf, make([]byte, int64(overflow)*v.m.pageSize)...)
-	if _, err := v.r.ReadAt(buf, int64(id)*v.m.pageSize); err != nil {
+	w.done(buf)
+	buf = make([]byte, int64(overflow+1)*w.m.pageSize)
+	if _, err := w.r.ReadAt(buf, int64(id)*w.m.pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	return buf, nil
 }
 
+// done gives a page's memory back.
+func (w *walker) done(buf []byte) {
+	if int64(len(buf)) == w.m.pageSize {
+		w.spare = append(w.spare, buf)
+	}
+}
+
 // tree verifies the subtree of page id, whose keys lie in [low, high); nil: no bound.
-func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
+func (w *walker) tree(id uint64, low, high []byte, depth int) error {
 	if depth > depthMax {
 		return fmt.Errorf("page %d: nested too deeply", id)
 	}
-	buf, err := v.page(id)
+	if w.failed.Load() {
+		return nil
+	}
+	buf, err := w.page(id)
 	if err != nil {
 		return err
 	}
 	switch flags := le.Uint16(buf[8:]); flags {
 	case flagLeaf:
-		return v.leaf(id, buf, low, high, depth)
+		err := w.leaf(id, buf, low, high, depth)
+		w.done(buf)
+		return err
 	case flagBranch:
-		return v.branch(id, buf, low, high, depth)
+		return w.branch(id, buf, low, high, depth) // other walkers may look at its keys still
 	default:
 		return fmt.Errorf("page %d: type %#x where a tree should go on", id, flags)
 	}
 }
 
-func (v *verifier) branch(id uint64, buf, low, high []byte, depth int) error {
+func (w *walker) branch(id uint64, buf, low, high []byte, depth int) error {
 	count := int(le.Uint16(buf[10:]))
 	if count == 0 || pageHeader+count*elementBytes > len(buf) {
 		return fmt.Errorf("page %d: %d children", id, count)
-	}
-	type child struct {
-		id  uint64
-		key []byte
 	}
 	children := make([]child, count)
 	for i := range children {
@@ -223,19 +265,45 @@ func (v *verifier) branch(id uint64, buf, low, high []byte, depth int) error {
 		}
 		low = key
 	}
-	for i, c := range children {
-		end := high
-		if i+1 < count {
-			end = children[i+1].key
+	return w.children(children, high, depth+1)
+}
+
+// child is a page below a branch page, and the first key that may be in it.
+type child struct {
+	id  uint64
+	key []byte
+}
+
+// children verifies subtrees that follow each other, the last one's keys below high. While there are many it hands half of them to whoever has
+// nothing to do.
+func (w *walker) children(cs []child, high []byte, depth int) error {
+	for i := 0; i < len(cs); i++ {
+		if left := len(cs) - i; left >= shareMin {
+			half := cs[i+left/2:]
+			if w.others.TryGo(w.help(half, high, depth)) {
+				cs, high = cs[:i+left/2], half[0].key
+			}
 		}
-		if err := v.tree(c.id, c.key, end, depth+1); err != nil {
+		end := high
+		if i+1 < len(cs) {
+			end = cs[i+1].key
+		}
+		if err := w.tree(cs[i].id, cs[i].key, end, depth); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (v *verifier) leaf(id uint64, buf, low, high []byte, depth int) error {
+// help is children on another walker's goroutine.
+func (v *verifier) help(cs []child, high []byte, depth int) func() error {
+	return func() error {
+		w := &walker{verifier: v}
+		return v.found(guard("", func() error { return w.children(cs, high, depth) }))
+	}
+}
+
+func (w *walker) leaf(id uint64, buf, low, high []byte, depth int) error {
 	count := int(le.Uint16(buf[10:]))
 	if pageHeader+count*elementBytes > len(buf) {
 		return fmt.Errorf("page %d: %d entries", id, count)
@@ -252,7 +320,7 @@ func (v *verifier) leaf(id uint64, buf, low, high []byte, depth int) error {
 			value, err = slice(buf, at+int(keyLen), pos, valueLen)
 		}
 		if err == nil && flags == leafIsBucket {
-			err = v.bucket(value, depth+1)
+			err = w.bucket(value, depth+1)
 		} else if err == nil && flags != 0 {
 			err = fmt.Errorf("flags %#x", flags)
 		}
@@ -265,18 +333,18 @@ func (v *verifier) leaf(id uint64, buf, low, high []byte, depth int) error {
 }
 
 // bucket verifies a bucket's tree from the value that stands for it in its parent.
-func (v *verifier) bucket(value []byte, depth int) error {
+func (w *walker) bucket(value []byte, depth int) error {
 	if len(value) < bucketHeader || depth > depthMax {
 		return fmt.Errorf("bucket header of %d bytes at depth %d", len(value), depth)
 	}
 	if root := le.Uint64(value); root != 0 {
-		return v.tree(root, nil, nil, depth)
+		return w.tree(root, nil, nil, depth)
 	}
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || le.Uint16(inline[8:]) != flagLeaf || le.Uint32(inline[12:]) != 0 {
 		return errors.New("inline bucket without a leaf page")
 	}
-	return v.leaf(0, inline, nil, nil, depth)
+	return w.leaf(0, inline, nil, nil, depth)
 }
 
 // slice cuts n bytes at base+pos out of buf.
@@ -302,8 +370,8 @@ func inOrder(key, low, high []byte, strict bool) error {
 	return nil
 }
 
-func (v *verifier) freelist(strict bool) error {
-	buf, err := v.page(v.m.freelist)
+func (w *walker) freelist(strict bool) error {
+	buf, err := w.page(w.m.freelist)
 	if err != nil {
 		return fmt.Errorf("list of free pages: %w", err)
 	}
@@ -321,15 +389,15 @@ func (v *verifier) freelist(strict bool) error {
 		return fmt.Errorf("list of free pages: %d entries", count)
 	}
 	for i := range count {
-		if err := v.mark(le.Uint64(ids[8*i:])); err != nil {
+		if err := w.mark(le.Uint64(ids[8*i:])); err != nil {
 			return fmt.Errorf("list of free pages: %w", err)
 		}
 	}
 	if !strict {
 		return nil
 	}
-	for id := range v.m.highWater {
-		if !v.isUsed(id) {
+	for id := range w.m.highWater {
+		if !w.isUsed(id) {
 			return fmt.Errorf("page %d: neither used nor free", id)
 		}
 	}
@@ -356,7 +424,7 @@ func (f *file) checkTx(tx *bbolt.Tx) error {
 	}
 	m, err := readMeta(bytes.NewReader(w.page), 0)
 	if err == nil {
-		err = verify(f.os, m, true)
+		err = verify(f.os, m, true, 1) // whoever uses the store goes first
 	}
 	if err != nil {
 		return &CorruptError{f.path, err}

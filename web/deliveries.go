@@ -62,7 +62,7 @@ type deliveriesInput struct {
 	request
 	PageQuery
 	ID    string `path:"id"`
-	State string `query:"state" enum:"waiting,delayed,active,completed,failed" doc:"Left out: all, those that are not over first."`
+	State string `query:"state" doc:"waiting, delayed, active, completed or failed. Left out: all, those that are not over first."`
 }
 
 type deliveryInput struct {

@@ -226,7 +226,7 @@ func TestHostileWebhooks(t *testing.T) {
 		{"POST " + at + "/replay", `{"event_id":"../../etc/passwd"}`, 404, "event_unknown"},
 		{"POST " + at + "/replay", `{"event_id":"` + strings.Repeat("x", 40_000) + `"}`, 404, "event_unknown"},
 		{"POST " + at + "/replay", `{"event_id":"a\u0000b"}`, 404, "event_unknown"},
-		{"GET " + at + "/deliveries?state=done", ``, 400, ""},
+		{"GET " + at + "/deliveries?state=done", ``, 400, "state_invalid"},
 		{"GET " + at + "/deliveries?limit=0", ``, 400, "limit_invalid"},
 		{"GET " + at + "/deliveries?limit=101", ``, 400, "limit_invalid"},
 		{"GET " + at + "/deliveries?cursor=AAAA", ``, 400, "cursor_invalid"},

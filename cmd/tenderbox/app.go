@@ -128,7 +128,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.events = newEventLog(bus.Options{
-		Dir: config.path(busFolder), Listen: config.NATSListen, FirstSeq: position + 1,
+		Dir: config.path(busFolder), Listen: config.NATSListen, FirstSeq: position + 1, MaxAge: config.EventsMaxAge, MaxBytes: config.EventsMaxBytes,
 		Authenticate: a.authenticate, Logger: log,
 	}, log)
 
@@ -169,7 +169,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The address is bound when all files are open: who can connect can soon pay.
 	handler, err := web.New(web.Options{
 		Ledger: a.ledger, Tenants: a.registry, Jobs: a.engine, Accounts: a.accounts, Analytics: a.analytics,
-		Metrics: storeMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}),
+		Metrics: boxMetrics(map[string]*store.Store{boxFile: boxStore, jobsFile: jobStore}, a.ledger),
 		Source:  source, Deliveries: hooks,
 		AllowHosts: config.AllowHost, AllowOrigins: config.AllowOrigin, Version: version, Logger: log,
 	})

@@ -32,6 +32,9 @@ type Config struct {
 	BaseDomain  string   `placeholder:"box.example" help:"Each tenant answers at NAME.box.example too."`
 	NATSListen  string   `name:"nats-listen" placeholder:"ADDR" help:"Serves the event stream to NATS clients on this address (off unless set)."`
 
+	EventsMaxAge   time.Duration `name:"events-max-age" placeholder:"720h" help:"How long the event stream keeps an event for NATS clients and a hub; no limit unless set. The journals, which the API reads, keep all."`
+	EventsMaxBytes int64         `name:"events-max-bytes" placeholder:"1073741824" help:"Size of the event stream at which its oldest events go (default 1 GiB)."`
+
 	UpstreamURL       string         `env:"TENDERBOX_UPSTREAM_URL,PAYMENT_API_BASE_URL" placeholder:"URL" help:"Payment processor; its /charges is what is called. Without it payments are kept and queued."`
 	UpstreamKey       tenants.Secret `env:"TENDERBOX_UPSTREAM_KEY,PAYMENT_API_KEY" placeholder:"KEY" help:"Processor's secret key; @FILE reads it from a file."`
 	UpstreamVersion   string         `default:"2022-11-15" help:"Stripe-Version that is sent."`
@@ -51,6 +54,9 @@ type Config struct {
 	LogFormat string `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
 }
+
+// eventsMaxBytesMin holds some dozens of the largest events.
+const eventsMaxBytesMin = 64 << 20
 
 // The files of a data folder, by the names that DESIGN.md gives them.
 func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
@@ -114,6 +120,9 @@ func (c *Config) validate() error {
 	if !strings.HasPrefix(c.ProbePath, "/") && c.ProbePath != "" {
 		problem("probe-path", "%q does not begin with /", c.ProbePath)
 	}
+	if c.EventsMaxBytes < 0 || c.EventsMaxBytes > 0 && c.EventsMaxBytes < eventsMaxBytesMin {
+		problem("events-max-bytes", "%d is less than %d, in which the largest events have no room", c.EventsMaxBytes, eventsMaxBytesMin)
+	}
 	if c.BreakerFailures < 0 {
 		problem("breaker-failures", "%d is below zero", c.BreakerFailures)
 	}
@@ -122,7 +131,7 @@ func (c *Config) validate() error {
 		value   time.Duration
 	}{
 		{"upstream-timeout", c.UpstreamTimeout}, {"upstream-key-memory", c.UpstreamKeyMemory},
-		{"breaker-window", c.BreakerWindow}, {"breaker-open", c.BreakerOpen}, {"probe-interval", c.ProbeInterval},
+		{"events-max-age", c.EventsMaxAge}, {"breaker-window", c.BreakerWindow}, {"breaker-open", c.BreakerOpen}, {"probe-interval", c.ProbeInterval},
 	} {
 		if duration.value < 0 {
 			problem(duration.setting, "%v is below zero", duration.value)

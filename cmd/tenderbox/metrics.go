@@ -3,12 +3,15 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"tenderbox/ledger"
 	"tenderbox/store"
 )
 
-// storeMetrics tells what the box's bbolt files cost; all other metrics are the web server's own.
-func storeMetrics(files map[string]*store.Store) *prometheus.Registry {
+// boxMetrics tells what the box's bbolt files cost and what the event stream was given; all other metrics are the web server's own.
+func boxMetrics(files map[string]*store.Store, l *ledger.Ledger) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "tenderbox_events_published_total",
+		Help: "Events handed to the event stream since the start, those that it is filled with again included."}, func() float64 { return float64(l.Published()) }))
 	for name, st := range files {
 		labels := prometheus.Labels{"file": name}
 		registry.MustRegister(

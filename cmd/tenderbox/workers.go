@@ -44,6 +44,7 @@ type workers []*jobs.Runner
 func (a *App) newWorkers(mailer *email.Mailer, hooks *webhooks) (workers, error) {
 	mails := maps.Clone(mailer.Handlers())
 	mails[ledger.ReceiptJob] = a.ledger.SendReceipt
+	mails[email.StaggerJob] = email.StaggerHandler(a.engine.Enqueue)
 	var ws workers
 	for _, o := range []jobs.RunnerOptions{
 		{Queue: ledger.EventsQueue, Handler: a.ledger.Record},

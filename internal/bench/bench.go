@@ -1,4 +1,4 @@
-// Package bench is the program behind `make bench` and `make bench-jobs`: it measures the built box from outside, and the
+// Package bench is the program behind `make bench`, `make bench-jobs` and `make bench-events`: it measures the built box from outside, and the
 // queues' engine in a process of its own, and prints tables.
 //
 // # Promise
@@ -73,6 +73,8 @@ func run(ctx context.Context, args []string) error {
 			return playQueue(ctx, args[1:], os.Stdin, os.Stdout)
 		case jobsPart:
 			return benchJobs(ctx, args[1:])
+		case eventsPart:
+			return benchEvents(ctx, args[1:])
 		}
 	}
 	var o options

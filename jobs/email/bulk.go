@@ -178,33 +178,3 @@ func brief(err error) string {
 	}
 	return toLine(s)
 }
-
-// Staggered makes single jobs of a bulk, for those who want each mail to be a job of its own: mail n is due n times every later, so that a server's
-// limits are not met. Their priority is 5, behind mail that somebody waits for. id is the bulk's; theirs are id:0, id:1 and so on.
-func (b Bulk) Staggered(tenant, id string, every time.Duration) ([]jobs.NewJob, error) {
-	if n := len(b.Emails); n == 0 || n > recipientsMax {
-		return nil, fmt.Errorf("emails: %d mails, use 1 to %d", n, recipientsMax)
-	}
-	if every < 0 || every > staggerMax {
-		return nil, fmt.Errorf("every %v: use 0 to %v", every, staggerMax)
-	}
-	all := make([]jobs.NewJob, len(b.Emails))
-	for n := range b.Emails {
-		data, err := marshal(b.Emails[n])
-		if err != nil {
-			return nil, fmt.Errorf("emails[%d]: %w", n, err)
-		}
-		all[n] = jobs.NewJob{
-			Queue: Queue, Tenant: tenant, Name: SendJob, ID: fmt.Sprintf("%s:%d", id, n), Data: data,
-			Priority: staggerPriority, Delay: time.Duration(n) * every,
-		}
-	}
-	return all, nil
-}
-
-const (
-	// StaggerDefault is what apps of this kind have always used.
-	StaggerDefault  = time.Second
-	staggerMax      = time.Hour
-	staggerPriority = 5
-)
