@@ -233,4 +233,3 @@ func (l *Ledger) Published() uint64 { return l.published.Load() }
 
 // RaiseAlarm sets an alarm that concerns the whole box, found outside the ledger.
 func (l *Ledger) RaiseAlarm(code, detail string) { l.raise(alarmKey{code: code}, detail) }
-
