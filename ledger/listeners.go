@@ -172,7 +172,7 @@ func (l *Ledger) SendReceipt(ctx context.Context, j *jobs.Job) error {
 // jobsFor derives the jobs of one event.
 func (l *Ledger) jobsFor(e *Event) (js []jobs.NewJob) {
 	for _, listen := range listeners {
-		if MatchType([]string{listen.on}, e.Type) {
+		if tenants.MatchType(listen.on, string(e.Type)) {
 			js = append(js, listen.jobs(e)...)
 		}
 	}
