@@ -93,7 +93,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	names := slices.Collect(maps.Keys(r.o.Handlers))
 	if r.o.TenantMax > 0 || r.o.Ready != nil {
 		r.e.lookAlone(r.w, names, r.o.TenantMax)
-	} else if err := r.e.look(r.w, "", names); err != nil {
+	} else if err := r.e.look(r.w, "", names, false); err != nil {
 		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
 	}
 	defer r.e.unregister(r.w)
