@@ -165,6 +165,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 }
 
 func TestReadyHoldsBackAndBurnsNothing(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())
 		var online atomic.Bool
