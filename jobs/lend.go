@@ -30,7 +30,7 @@ const (
 // LeaseRequest asks for jobs on behalf of a worker that is not in this process.
 type LeaseRequest struct {
 	Queue  string
-	Tenant string        // "": all tenants in turn
+	Tenant string        // "": all tenants in turn; the box's own work is not among theirs
 	Max    int           // 1 to 1000; 0: 1. Fewer come when there are fewer, or when their data is much
 	For    time.Duration // after which the jobs are leased anew, unless extended: 10 ms to 24 h; 0: 30 s
 	Wait   time.Duration // long poll: how long to wait for a first job, up to a minute; 0: not at all
@@ -87,14 +87,14 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 		return nil, err
 	}
 	w := newWaiter(r.Queue)
-	if err := e.look(w, r.Tenant, r.Names); err != nil {
+	if err := e.look(w, r.Tenant, r.Names, true); err != nil {
 		return nil, err
 	}
 	defer e.unregister(w)
 	timer := time.NewTimer(r.Wait)
 	defer timer.Stop()
 	for {
-		les, err := e.take(w, r.Max, leaseBytesMax, ofTenants)
+		les, err := e.take(w, r.Max, leaseBytesMax, nil)
 		if len(les) > 0 {
 			js, err := e.lend(ctx, les, r)
 			if err != nil || len(js) > 0 {
@@ -120,11 +120,11 @@ func (e *Engine) Lease(ctx context.Context, r LeaseRequest) ([]Job, error) {
 	}
 }
 
-// look lets w look through the view of a tenant ("": all) and names (none: all).
-func (e *Engine) look(w *waiter, tenant string, names []string) error {
+// look lets w look through the view of a tenant ("": all) and names (none: all); lent: as a worker outside.
+func (e *Engine) look(w *waiter, tenant string, names []string, lent bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w.view = e.queues[w.queue].view(tenant, names); w.view == nil {
+	if w.view = e.queues[w.queue].view(tenant, names, lent); w.view == nil {
 		return invalid("names", "up to %d different lists of names may be waited for at a time", viewsMax)
 	}
 	w.view.refs++
@@ -140,10 +140,6 @@ func (e *Engine) lookAlone(w *waiter, names []string, tenantMax int) {
 	w.view.alone, w.view.max, w.view.refs = true, tenantMax, 1
 	e.queues[w.queue].attach(w.view)
 }
-
-// ofTenants keeps the box's own work from workers outside: they could not name its tenant, and what they
-// complete would not be done.
-func ofTenants(tenant string) bool { return tenant != "" }
 
 // lend makes leases those of a worker outside, and answers when they are on disk.
 func (e *Engine) lend(ctx context.Context, les []*lease, r LeaseRequest) ([]Job, error) {

@@ -183,6 +183,7 @@ func (m *manager) lists(t *rapid.T) {
 }
 
 func TestManageModel(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	dir := t.TempDir()
 	files := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -556,6 +556,7 @@ func (m *machine) check(t *rapid.T) {
 }
 
 func TestModel(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	dir := t.TempDir()
 	files := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -445,10 +445,35 @@ func TestManyCompletionsKeepWhatRetentionSays(t *testing.T) {
 	}
 }
 
-// The box's own work is done by the box: a worker outside that leases from all tenants in turn does not get it.
+// The box's own work is done by the box: a worker outside that leases from all tenants in turn does not get it, nor does he keep
+// a runner from hearing of it.
 func TestTheBoxsOwnWorkIsNotLeasedOut(t *testing.T) {
 	e, _ := open(t, oneQueue())
-	enqueue(t, e, jobs.NewJob{Queue: "q", ID: "own"}, job("a"))
+	enqueue(t, e, jobs.NewJob{Queue: "q", ID: "own", Name: "n"}, job("a"))
 	lease(t, e, jobs.LeaseRequest{Max: 9}, "a")
-	lease(t, e, jobs.LeaseRequest{Max: 9, Names: []string{""}})
+	lease(t, e, jobs.LeaseRequest{Max: 9, Names: []string{"n"}})
+	ran := make(chan string)
+	r, err := e.NewRunner(jobs.RunnerOptions{Queue: "q", Handlers: map[string]jobs.Handler{"n": func(_ context.Context, j *jobs.Job) error { ran <- j.ID; return nil }}})
+	fatalIf(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { ended <- r.Run(ctx) }()
+	go func() {
+		_, err := e.Lease(ctx, jobs.LeaseRequest{Queue: "q", Names: []string{"n"}, Wait: time.Minute})
+		ended <- err
+	}()
+	got := []string{<-ran}
+	for i := range 3 {
+		enqueue(t, e, jobs.NewJob{Queue: "q", ID: fmt.Sprint("own", i), Name: "n"})
+		got = append(got, <-ran)
+	}
+	if !slices.Equal(got, []string{"own", "own0", "own1", "own2"}) {
+		t.Errorf("ran %q", got)
+	}
+	stop()
+	for range 2 {
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sourcegraph/conc/panics"
+	"golang.org/x/time/rate"
 
 	"tenderbox/store"
 )
@@ -29,6 +30,11 @@ const (
 	runnerPoll     = 15 * time.Second
 
 	settleRetryMin, settleRetryMax = 100 * time.Millisecond, 5 * time.Second
+
+	// failuresLogged failed attempts of a queue are a line each, then one in failuresEvery: one tenant's endpoint that is down fails
+	// thousands of jobs, and each of them knows its own history.
+	failuresLogged = 20
+	failuresEvery  = time.Second
 
 	// outcomesPerSlot outcomes may be on their way to the disk for each slot. A slot is free as soon as its handler has returned, so that a disk
 	// that is slow to sync does not keep handlers from working; what is on its way runs again after a crash, so it is bounded, too.
@@ -65,6 +71,9 @@ type Runner struct {
 	unwritten chan struct{} // holds one for each outcome on its way to the disk
 	left      sync.WaitGroup
 	leftN     atomic.Int64 // jobs leased and not yet settled
+
+	failures *rate.Limiter // of lines in the log
+	withheld atomic.Int64  // failures since the last of these lines
 }
 
 // NewRunner makes a runner; Run starts it.
@@ -81,7 +90,7 @@ func (e *Engine) NewRunner(o RunnerOptions) (*Runner, error) {
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = drainTimeoutDefault
 	}
-	return &Runner{e: e, o: o, w: newWaiter(o.Queue)}, nil
+	return &Runner{e: e, o: o, w: newWaiter(o.Queue), failures: rate.NewLimiter(rate.Every(failuresEvery), failuresLogged)}, nil
 }
 
 // Poke makes the runner look at once, as after Ready's answer changed.
@@ -93,7 +102,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	names := slices.Collect(maps.Keys(r.o.Handlers))
 	if r.o.TenantMax > 0 || r.o.Ready != nil {
 		r.e.lookAlone(r.w, names, r.o.TenantMax)
-	} else if err := r.e.look(r.w, "", names); err != nil {
+	} else if err := r.e.look(r.w, "", names, false); err != nil {
 		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
 	}
 	defer r.e.unregister(r.w)
@@ -223,8 +232,7 @@ var errGoexit = errors.New("the handler ended its goroutine")
 // over frees a slot and has the outcome of its job written. It waits only if too many outcomes are on their way.
 func (r *Runner) over(ctx context.Context, le *lease, o outcome) {
 	if o.state == Failed || o.state == Delayed && o.attempt == counted {
-		r.logOf(le).Warn("jobs: an attempt failed", slog.Int("attempt", le.job.AttemptsMade), slog.String("state", string(o.state)),
-			slog.Duration("retry_in", o.delay), slog.Any("err", o.err))
+		r.logFailure(le, o)
 	}
 	r.unwritten <- struct{}{}
 	r.free.Add(1)
@@ -242,6 +250,20 @@ func (r *Runner) over(ctx context.Context, le *lease, o outcome) {
 			r.write(ctx, le, o, err)
 		}()
 	})
+}
+
+// logFailure writes a line about an attempt that failed, or only counts it when there are too many.
+func (r *Runner) logFailure(le *lease, o outcome) {
+	if !r.failures.Allow() {
+		r.withheld.Add(1)
+		return
+	}
+	attrs := []any{slog.Int("attempt", le.job.AttemptsMade), slog.String("state", string(o.state)), slog.Duration("retry_in", o.delay),
+		slog.Any("err", o.err)}
+	if n := r.withheld.Swap(0); n > 0 {
+		attrs = append(attrs, slog.Int64("withheld", n))
+	}
+	r.logOf(le).Warn("jobs: an attempt failed", attrs...)
 }
 
 func (r *Runner) settled() {

@@ -1,9 +1,11 @@
 package jobs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -165,6 +167,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 }
 
 func TestReadyHoldsBackAndBurnsNothing(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())
 		var online atomic.Bool
@@ -402,4 +405,31 @@ func Example() {
 	// Output:
 	// welcome for ada@example.com
 	// <nil>
+}
+
+// TestFailuresDoNotFloodTheLog: an endpoint that is down fails thousands of jobs; the log has the first of them, and later how many more there were.
+func TestFailuresDoNotFloodTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		o := oneQueue()
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		e, _ := open(t, o)
+		fail := func(n int) {
+			var js []jobs.NewJob
+			for range n {
+				js = append(js, jobs.NewJob{Queue: "q", Tenant: "t"})
+			}
+			enqueue(t, e, js...)
+			synctest.Wait()
+			time.Sleep(time.Minute)
+		}
+		stop := run(t, e, jobs.RunnerOptions{Queue: "q", Handler: func(context.Context, *jobs.Job) error { return jobs.Cancel(errBad) }})
+		fail(1000)
+		fail(1)
+		stop()
+		lines := strings.Count(log.String(), "an attempt failed")
+		if lines != 21 || strings.Count(log.String(), "withheld=980") != 1 {
+			t.Errorf("%d lines of 1001 failures, the last must tell of those withheld:\n%.300s", lines, log.String())
+		}
+	})
 }

@@ -12,6 +12,7 @@ import (
 )
 
 func TestDelayedJobsRunWhenDue(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())
 		start := time.Now()

@@ -245,6 +245,7 @@ func (m *planner) crash(t *rapid.T) {
 }
 
 func TestSchedulesModel(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	dir := t.TempDir()
 	files := 0
 	rapid.Check(t, func(t *rapid.T) {

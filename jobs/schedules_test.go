@@ -63,6 +63,7 @@ func listed(t testing.TB, e *jobs.Engine) (ids []string) {
 // A bubble's clock begins at midnight UTC, 2000-01-01.
 
 func TestAScheduleMakesAJobAnOccurrence(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, s := open(t, oneQueue())
 		got := put(t, e, jobs.Schedule{ID: "report", Cron: "30 9 * * *", TimeZone: "Europe/Berlin", Job: jobs.NewJob{Name: "report", Data: []byte("all"), Priority: 3}})
@@ -124,6 +125,7 @@ func TestMissedOccurrences(t *testing.T) {
 
 // TestClocksThatJump: INV-29.
 func TestClocksThatJump(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		var c clock
 		e, s := open(t, c.options())
@@ -177,6 +179,7 @@ func TestClocksThatJump(t *testing.T) {
 }
 
 func TestEditingKeepsTheSchedule(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())
 		first := put(t, e, jobs.Schedule{ID: "s", Every: time.Hour})
@@ -317,6 +320,7 @@ func TestAScheduleWhoseQueueIsGone(t *testing.T) {
 
 // TestManyAtTheFullHour: they come in batches, each once.
 func TestManyAtTheFullHour(t *testing.T) {
+	t.Parallel() // its time goes into commits
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())
 		for i := range 1200 {

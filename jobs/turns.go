@@ -18,6 +18,7 @@ type view struct {
 	key    string // of its names
 	names  map[string]bool
 	alone  bool // one waiter's own
+	lent   bool // of workers outside: the box's own work, which is no tenant's, is not for them
 	max    int  // of one tenant's active jobs, a runner's TenantMax; 0: no limit
 
 	spots map[string]*spot // by tenant
@@ -82,9 +83,9 @@ func (q *queue) detach(v *view) {
 	}
 }
 
-// view returns the view of a tenant's (or, with "", everybody's) workers that want names. The least recently used one
+// view returns the view of a tenant's (or, with "", everybody's) workers that want names; lent: of those outside. The least recently used one
 // that nobody looks through makes room; nil: there is no room.
-func (q *queue) view(tenant string, names []string) *view {
+func (q *queue) view(tenant string, names []string, lent bool) *view {
 	views := q.views
 	if tenant != "" {
 		views = q.line(tenant).views
@@ -92,7 +93,7 @@ func (q *queue) view(tenant string, names []string) *view {
 	key := namesKey(names)
 	var oldest *view
 	for _, v := range views {
-		if !v.alone && v.key == key {
+		if !v.alone && v.lent == lent && v.key == key {
 			return v
 		}
 		if v.refs == 0 && (oldest == nil || v.used < oldest.used) {
@@ -106,6 +107,7 @@ func (q *queue) view(tenant string, names []string) *view {
 		q.detach(oldest)
 	}
 	v := newView(tenant, names)
+	v.lent = lent
 	q.attach(v)
 	return v
 }
@@ -136,6 +138,9 @@ func (v *view) spot(l *line) *spot {
 
 // enter puts a line at the end of the ring, if it is not in it, and has somebody look.
 func (v *view) enter(s *spot) {
+	if v.lent && s.line.tenant == "" {
+		return // they could not name its tenant, and what they complete would not be done
+	}
 	if s.turn == nil && !s.held {
 		s.turn = v.ring.PushBack(s)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -149,9 +148,7 @@ func (a *Analytics) Run(ctx context.Context) error {
 	})
 }
 
-// lookAfter gives each journal that is not counted to its end its job. A worker
-// outside, with the operator's token, may have taken the one that there is, and counts
-// nothing: then the counting is done here.
+// lookAfter gives each journal that is not counted to its end its job.
 func (a *Analytics) lookAfter(ctx context.Context) error {
 	if a.l.set.Short() {
 		return nil // what room there is belongs to settling
@@ -162,31 +159,21 @@ func (a *Analytics) lookAfter(ctx context.Context) error {
 	}
 	var js []jobs.NewJob
 	for i, p := range a.l.parts {
-		if p.readable() && (cursors[i].seq != p.journal.currentHead().seq || a.unchecked(i)) {
+		if p.readable() && (cursors[i].seq != p.journal.currentHead().seq || a.unchecked(i, cursors[i])) {
 			js = append(js, feedJob(i))
 		}
 	}
 	if len(js) == 0 {
 		return nil
 	}
-	stored, err := a.l.jobs.Enqueue(ctx, js...)
-	if err != nil {
-		return err
-	}
-	for _, j := range stored {
-		if j.State != jobs.Active || j.LeasedUntil.IsZero() {
-			continue
-		}
-		shard := slices.IndexFunc(a.l.parts, func(p *part) bool { return feedJobID(p.shard.ID()) == j.ID })
-		if _, err := a.Feed(ctx, shard); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = a.l.jobs.Enqueue(ctx, js...)
+	return err
 }
 
 // unchecked reports whether the open file's cursor was not yet held against the journal.
-func (a *Analytics) unchecked(shard int) bool { return a.checked[shard].Load() != a.lives.Load() }
+func (a *Analytics) unchecked(shard int, at head) bool {
+	return at.seq > 0 && a.checked[shard].Load() != a.lives.Load()
+}
 
 // readable reports whether the journal can be read and its head is known.
 func (p *part) readable() bool { return p.shard.Err() == nil && p.verified.Load() }
@@ -252,7 +239,7 @@ func (a *Analytics) feed(ctx context.Context, p *part) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if a.checked[shard].Load() != life {
+	if a.unchecked(shard, from) {
 		if err := a.check(ctx, p, file, from); err != nil {
 			return 0, err
 		}
@@ -279,9 +266,6 @@ func (a *Analytics) feed(ctx context.Context, p *part) (int, error) {
 // A journal that holds another one, or has become shorter, was put back from a
 // backup, and nobody can tell which of the sums it tells of.
 func (a *Analytics) check(ctx context.Context, p *part, file *shards.Derived, at head) error {
-	if at.seq == 0 {
-		return nil
-	}
 	row := head{}
 	err := readJournal(ctx, p.shard, at.seq-1, 1, func(e *Event) error {
 		row = head{e.Seq, bytes.Clone(e.mac)}

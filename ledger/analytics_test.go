@@ -78,10 +78,9 @@ func TestAnalyticsLag(t *testing.T) {
 		}
 		return got.Lag
 	}
-	if lag := ask(testTenant); lag.AsOf != nil {
-		t.Errorf("before the journals were looked at: %+v", lag)
+	if lag := ask(testTenant); lag.AsOf == nil || !lag.AsOf.Equal(clock.now()) {
+		t.Errorf("an empty box: %+v", lag)
 	}
-	s.feedAll()
 	s.pay("k1", validPayment())
 	first := clock.now()
 	clock.add(time.Minute)
@@ -212,8 +211,14 @@ func TestAnalyticsAreMendedWhileRunning(t *testing.T) {
 	if err := s.a.lookAfter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if st := s.jobs.Stats(); st[slices.IndexFunc(st, func(q jobs.QueueStats) bool { return q.Queue == ProcessingQueue })].Delayed != len(s.parts) {
-		t.Errorf("queued: %+v, want one job for each journal", st)
+	written := 0
+	for _, p := range s.parts {
+		if p.journal.currentHead().seq > 0 {
+			written++
+		}
+	}
+	if st := s.jobs.Stats(); st[slices.IndexFunc(st, func(q jobs.QueueStats) bool { return q.Queue == ProcessingQueue })].Delayed != written {
+		t.Errorf("queued: %+v, want one job for each of %d journals", st, written)
 	}
 	s.agree()
 }

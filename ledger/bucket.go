@@ -260,7 +260,7 @@ func (a *Analytics) lag(ctx context.Context, t tenants.ID, cursors []head) (lag 
 			continue
 		}
 		from, head := cursors[i].seq, p.journal.currentHead().seq
-		if from > head || a.unchecked(i) {
+		if from > head || a.unchecked(i, cursors[i]) {
 			whole = false // it is about to be counted anew
 			continue
 		}

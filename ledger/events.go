@@ -105,12 +105,9 @@ func isEventType(s string) bool {
 
 const eventTypeMax = 100 // bytes
 
-// MatchType reports whether an event's type is one that the patterns name; none: any is.
-func MatchType(patterns []string, t EventType) bool {
-	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool {
-		prefix, wild := strings.CutSuffix(p, "*")
-		return p == string(t) || wild && strings.HasPrefix(string(t), prefix)
-	})
+// wants reports whether an event's type is one that the patterns name; none: any is.
+func wants(patterns []string, t EventType) bool {
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return tenants.MatchType(p, string(t)) })
 }
 
 // EventPage is part of a tenant's events, oldest first. Each event comes with the position behind it.
@@ -172,7 +169,7 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 		}
 		e := found[next][0]
 		found[next], at.seqs[next] = found[next][1:], e.Seq
-		if MatchType(f.Types, e.Type) {
+		if wants(f.Types, e.Type) {
 			page.Events = append(page.Events, *e)
 			page.Behind = append(page.Behind, Position{at.epoch, slices.Clone(at.seqs)})
 		}

@@ -42,7 +42,7 @@ type listener struct {
 // [Options.Derive], for it knows the tenants' endpoints.
 var listeners = []listener{
 	{"payment.created", "is settled when the line allows", settleJob},
-	{"payment.succeeded", "the user is told", tellOfPayment("was paid")},
+	{"payment.succeeded", "the user is told", tellOfPayment("went through")},
 	{"payment.failed", "the user is told", tellOfPayment("was declined")},
 	{"user.created", "gets a welcome e-mail", mailUser("welcome")},
 	{"user.created", "gets a profile and a first notification", one(createProfile)},
@@ -172,7 +172,7 @@ func (l *Ledger) SendReceipt(ctx context.Context, j *jobs.Job) error {
 // jobsFor derives the jobs of one event.
 func (l *Ledger) jobsFor(e *Event) (js []jobs.NewJob) {
 	for _, listen := range listeners {
-		if MatchType([]string{listen.on}, e.Type) {
+		if tenants.MatchType(listen.on, string(e.Type)) {
 			js = append(js, listen.jobs(e)...)
 		}
 	}

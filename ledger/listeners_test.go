@@ -65,7 +65,7 @@ func TestListeners(t *testing.T) {
 		t.Errorf("%+v, %v", mail, err)
 	}
 	_, js = jobsOf(t, PaymentSucceeded, eventData{Amount: 1999, Currency: "usd", UserID: &user})
-	if !strings.Contains(string(js[0].Data), `"message":"Your payment of 19.99 USD was paid."`) {
+	if !strings.Contains(string(js[0].Data), `"message":"Your payment of 19.99 USD went through."`) {
 		t.Errorf("%s", js[0].Data)
 	}
 }

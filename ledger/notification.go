@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -286,17 +285,16 @@ func (l *Ledger) Inbox(ctx context.Context, t tenants.ID, f InboxFilter) (in Inb
 	if err := checkRecipient(f.UserID); err != nil {
 		return Inbox{}, err
 	}
-	f.Limit = cmp.Or(f.Limit, pageDefault)
-	if f.Limit < 1 || f.Limit > pageMax {
-		return Inbox{}, invalid("limit_invalid", "limit", fmt.Sprintf("must be from 1 to %d", pageMax))
+	if f.Limit, err = pageLimit(f.Limit); err != nil {
+		return Inbox{}, err
+	}
+	before, err := pageCursor(f.Cursor, func(id string) bool { _, ok := NotificationID(id).slot(); return ok })
+	if err != nil {
+		return Inbox{}, err
 	}
 	query, args := `SELECT `+notificationColumns+` WHERE tenant = ? AND user_id = ?`, []any{string(t), f.UserID}
-	if f.Cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(f.Cursor)
-		if _, ok := NotificationID(b).slot(); err != nil || !ok {
-			return Inbox{}, invalid("cursor_invalid", "cursor", "use next_cursor of the page before")
-		}
-		query, args = query+` AND id < ?`, append(args, string(b))
+	if before != "" {
+		query, args = query+` AND id < ?`, append(args, before)
 	}
 	err = l.userShard(t, f.UserID).View(ctx, func(tx *shards.Tx) error {
 		in = Inbox{}
@@ -324,10 +322,8 @@ func (l *Ledger) Inbox(ctx context.Context, t tenants.ID, f InboxFilter) (in Inb
 	if err != nil {
 		return Inbox{}, unavailable(err)
 	}
-	if in.HasMore = len(in.Data) > f.Limit; in.HasMore {
-		in.Data = in.Data[:f.Limit]
-		in.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(in.Data[f.Limit-1].ID))
-	}
+	in.Data, in.NextCursor = cutPage(in.Data, f.Limit, func(n Notification) string { return string(n.ID) })
+	in.HasMore = in.NextCursor != ""
 	return in, nil
 }
 

@@ -1,16 +1,11 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -260,20 +255,20 @@ func (l *Ledger) Orders(ctx context.Context, t tenants.ID, f OrderFilter) (Order
 	default:
 		return OrderPage{}, invalid("status_invalid", "status", "must be open, paid, completed or canceled")
 	}
-	f.Limit = cmp.Or(f.Limit, pageDefault)
-	if f.Limit < 1 || f.Limit > pageMax {
-		return OrderPage{}, invalid("limit_invalid", "limit", fmt.Sprintf("must be from 1 to %d", pageMax))
+	var err error
+	if f.Limit, err = pageLimit(f.Limit); err != nil {
+		return OrderPage{}, err
 	}
 	if err := checkText("user_id", f.UserID, appIDMax, true); err != nil {
 		return OrderPage{}, err
 	}
+	before, err := pageCursor(f.Cursor, func(id string) bool { _, ok := OrderID(id).slot(); return ok })
+	if err != nil {
+		return OrderPage{}, err
+	}
 	where, args := "", []any{string(t)}
-	if f.Cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(f.Cursor)
-		if _, ok := OrderID(b).slot(); err != nil || !ok {
-			return OrderPage{}, invalid("cursor_invalid", "cursor", "use next_cursor of the page before")
-		}
-		where, args = where+" AND o.id < ?", append(args, string(b))
+	if before != "" {
+		where, args = where+" AND o.id < ?", append(args, before)
 	}
 	files := l.set.All()
 	if f.UserID != "" {
@@ -285,33 +280,14 @@ func (l *Ledger) Orders(ctx context.Context, t tenants.ID, f OrderFilter) (Order
 	}
 	query := `SELECT ` + orderColumns + ` WHERE o.tenant = ?` + where + ` ORDER BY o.id DESC LIMIT ?`
 	args = append(args, f.Limit+1)
-	var mu sync.Mutex // guards page
-	var page OrderPage
-	err := each(ctx, files, func(_ context.Context, tx *shards.Tx) error {
-		rows, err := tx.Query(query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			o, err := scanOrder(rows)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			page.Data = append(page.Data, o)
-			mu.Unlock()
-		}
-		return rows.Err()
-	})
+	id := func(o Order) string { return string(o.ID) }
+	all, err := gather(ctx, files, scanOrder, id, query, args...)
 	if err != nil {
-		return OrderPage{}, unavailable(err)
+		return OrderPage{}, err
 	}
-	slices.SortFunc(page.Data, func(a, b Order) int { return strings.Compare(string(b.ID), string(a.ID)) })
-	if page.HasMore = len(page.Data) > f.Limit; page.HasMore {
-		page.Data = page.Data[:f.Limit]
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(page.Data[f.Limit-1].ID))
-	}
+	var page OrderPage
+	page.Data, page.NextCursor = cutPage(all, f.Limit, id)
+	page.HasMore = page.NextCursor != ""
 	return page, nil
 }
 

@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -117,11 +116,6 @@ type Page struct {
 	NextCursor string // "" when there is no more
 }
 
-const (
-	pageDefault = 20
-	pageMax     = 100
-)
-
 // Payments lists the tenant's payments, newest first. With a shard out of
 // service the list would have holes, so it is refused.
 func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, error) {
@@ -170,34 +164,14 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 		}
 		files = []*shards.Shard{l.set.Shard(slot)}
 	}
-	var mu sync.Mutex // guards all
-	var all []Payment
-	err = each(ctx, files, func(ctx context.Context, tx *shards.Tx) error {
-		rows, err := tx.Query(query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			p, err := scanPayment(rows)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			all = append(all, p)
-			mu.Unlock()
-		}
-		return rows.Err()
-	})
+	id := func(p Payment) string { return string(p.ID) }
+	all, err := gather(ctx, files, scanPayment, id, query, args...)
 	if err != nil {
-		return Page{}, unavailable(err)
+		return Page{}, err
 	}
-	slices.SortFunc(all, func(a, b Payment) int { return strings.Compare(string(b.ID), string(a.ID)) })
-	page := Page{Data: all, HasMore: len(all) > f.Limit}
-	if page.HasMore {
-		page.Data = all[:f.Limit]
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(page.Data[f.Limit-1].ID))
-	}
+	var page Page
+	page.Data, page.NextCursor = cutPage(all, f.Limit, id)
+	page.HasMore = page.NextCursor != ""
 	for i := range page.Data {
 		l.addNextAttempt(t, &page.Data[i])
 	}
@@ -215,25 +189,13 @@ func (f *Filter) normalise() (before string, err error) {
 	default:
 		return "", invalid("sync_invalid", "sync", "must be queued, sending, in_doubt, settled or review")
 	}
-	if f.Limit == 0 {
-		f.Limit = pageDefault
-	}
-	if f.Limit < 1 || f.Limit > pageMax {
-		return "", invalid("limit_invalid", "limit", fmt.Sprintf("must be from 1 to %d", pageMax))
+	if f.Limit, err = pageLimit(f.Limit); err != nil {
+		return "", err
 	}
 	if err := checkText("user_id", f.UserID, appIDMax, true); err != nil {
 		return "", err
 	}
-	if f.Cursor != "" {
-		// The cursor is the last id seen. It selects within the asking tenant's own
-		// range, whatever is written in it.
-		b, err := base64.RawURLEncoding.Strict().DecodeString(f.Cursor)
-		if _, ok := ParsePaymentID(string(b)); err != nil || !ok {
-			return "", invalid("cursor_invalid", "cursor", "use next_cursor of the page before")
-		}
-		before = string(b)
-	}
-	return before, nil
+	return pageCursor(f.Cursor, func(id string) bool { _, ok := ParsePaymentID(id); return ok })
 }
 
 // each runs fn on a snapshot of every file at once. Any failure fails all.

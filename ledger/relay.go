@@ -46,6 +46,10 @@ const (
 	// relayJobsMax jobs go into one transaction of the queue: an event may make many,
 	// one for each of its tenant's webhooks.
 	relayJobsMax = 5000
+	// relayBytesMax bounds their data: a job that tells a webhook holds the event, which may be an app's own and large.
+	relayBytesMax = 4 << 20
+	// publishBytesMax bounds the data of the events that are handed to the event log at once.
+	publishBytesMax = 8 << 20
 	// relayGather is how long rows gather before they become jobs, unless someone
 	// waits for an outcome: two fsyncs then serve many payments instead of few, on a
 	// disk that the accepting of others needs.
@@ -130,7 +134,7 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	if cursor.Offset >= p.journal.currentHead().seq {
 		return 0, nil
 	}
-	to, n := jobs.Cursor{}, 0
+	to, n, size := jobs.Cursor{}, 0, 0
 	var js []jobs.NewJob
 	counting := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
@@ -139,7 +143,10 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 			derived = slices.DeleteFunc(derived, isFeedJob)
 		}
 		counting = counting || slices.ContainsFunc(derived, isFeedJob)
-		if len(js) > 0 && len(js)+len(derived) > relayJobsMax {
+		for i := range derived {
+			size += len(derived[i].Data)
+		}
+		if len(js) > 0 && (len(js)+len(derived) > relayJobsMax || size > relayBytesMax) {
 			return errBatchFull
 		}
 		js = append(js, derived...)
@@ -156,7 +163,7 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	return n, l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js)
 }
 
-var errBatchFull = errors.New("as many jobs as one transaction takes")
+var errBatchFull = errors.New("as much as goes at once")
 
 // enqueueFrom enqueues derived jobs and moves the cursor. A job that the queue
 // does not take must not hold up those of the events behind it, the settling of
@@ -309,11 +316,13 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 	for i, p := range l.parts {
 		next[i] = max(next[i], seqs[p.origin()])
 	}
-	for {
+	for first := 0; ; first++ { // each shard's turn comes, however much another one has to tell
 		var batch []*Event
-		unread := false
+		unread, full, size := false, false, 0
 		upTo := slices.Clone(next)
-		for i, p := range l.parts {
+		for k := range l.parts {
+			i := (first + k) % len(l.parts)
+			p := l.parts[i]
 			room := l.events.BatchMax() - len(batch)
 			if room == 0 || p.shard.Err() != nil || next[i] >= p.journal.currentHead().seq {
 				continue
@@ -322,10 +331,16 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 				if e.Data == nil { // erased, hence read from the file and ours: it is told without its data
 					e.Data = []byte("null")
 				}
+				if size += len(e.Data); len(batch) > 0 && size > publishBytesMax {
+					return errBatchFull
+				}
 				batch = append(batch, e)
 				upTo[i] = e.Seq
 				return nil
 			})
+			if full = errors.Is(err, errBatchFull); full {
+				break
+			}
 			if err != nil && ctx.Err() == nil {
 				// The other shards' events do not wait for this one's.
 				l.log.Warn("journal not readable for the event log", "shard", p.shard.ID(), "err", err)
@@ -358,7 +373,7 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 		}
 		l.jobs.MoveCursor(positionSource, jobs.Cursor{Offset: position}, nil)
 		l.published.Add(uint64(len(batch)))
-		if len(batch) < l.events.BatchMax() {
+		if !full && len(batch) < l.events.BatchMax() {
 			if err := pause(ctx, publishGather); err != nil {
 				return err
 			}

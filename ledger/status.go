@@ -233,6 +233,3 @@ func (l *Ledger) Published() uint64 { return l.published.Load() }
 
 // RaiseAlarm sets an alarm that concerns the whole box, found outside the ledger.
 func (l *Ledger) RaiseAlarm(code, detail string) { l.raise(alarmKey{code: code}, detail) }
-
-// ClearAlarm takes back what RaiseAlarm set.
-func (l *Ledger) ClearAlarm(code string) { l.alarms.clear(alarmKey{code: code}) }

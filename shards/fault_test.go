@@ -118,6 +118,47 @@ func TestFailedCommitStaysAway(t *testing.T) {
 	}
 }
 
+// A group that is run one by one, because of a row that breaks a rule, goes on after a commit that fails: each closure that is told of
+// success is there, its AfterCommit came once, and nobody else's did.
+func TestCommitFailsOneByOne(t *testing.T) {
+	t.Parallel()
+	var after []any
+	o := options()
+	o.BeforeCommit = func(tx *shards.Tx, attached []any) error {
+		for _, id := range attached {
+			if _, err := tx.Exec("INSERT INTO things (id, n) VALUES (?, ?)", id, len(id.(string))-2); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	o.AfterCommit = func(_ *shards.Shard, attached []any) { after = append(after, attached...) }
+	d, _, sh := faulty(t, o)
+	attach := func(id string) func(tx *shards.Tx) error {
+		return func(tx *shards.Tx) error { tx.Attach(id); return nil }
+	}
+	mustPut(t, sh, 0, 1) // the WAL has its header
+	d.Fail(shardstest.Fault{Op: shardstest.OpSync, Suffix: "-wal", Skip: 1, Times: 1})
+	ids := []string{"aa", "bb", "c", "dd", "ee"} // "c" has n -1, which the schema refuses
+	errs := group(t, sh, attach("aa"), attach("bb"), attach("c"), attach("dd"), attach("ee"))
+	var want []any
+	for i, err := range errs {
+		there := has(t, sh, ids[i])
+		if there != (err == nil) {
+			t.Errorf("%s: %v, and there: %v", ids[i], err, there)
+		}
+		if there {
+			want = append(want, ids[i])
+		}
+	}
+	if !errors.Is(errs[1], shards.ErrUnknown) || errs[2] == nil || d.Fired() != 1 || len(want) != 3 {
+		t.Errorf("%v after %d faults; stored: %v", errs, d.Fired(), want)
+	}
+	if fmt.Sprint(after) != fmt.Sprint(want) {
+		t.Errorf("AfterCommit came for %v, stored: %v", after, want)
+	}
+}
+
 // The disk fails for ever: writes are refused at once, reads go on with what was
 // acknowledged, and the shard comes back by itself.
 func TestDiskFailsForAWhile(t *testing.T) {

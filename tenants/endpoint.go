@@ -49,11 +49,11 @@ type Endpoint struct {
 
 // Matches reports whether the endpoint wants events of a type. A disabled one wants none.
 func (e *Endpoint) Matches(eventType string) bool {
-	return !e.Disabled && slices.ContainsFunc(e.Types, func(pattern string) bool { return typeMatches(pattern, eventType) })
+	return !e.Disabled && slices.ContainsFunc(e.Types, func(pattern string) bool { return MatchType(pattern, eventType) })
 }
 
-// typeMatches: "*" is every type, "user.*" every one that begins with "user.", all else itself.
-func typeMatches(pattern, eventType string) bool {
+// MatchType reports whether a pattern names an event's type: "*" is every type, "user.*" every one that begins with "user.", all else itself.
+func MatchType(pattern, eventType string) bool {
 	below, wild := strings.CutSuffix(pattern, "*")
 	return pattern == eventType || wild && len(eventType) > len(below) && strings.HasPrefix(eventType, below)
 }

@@ -177,7 +177,8 @@ func (s *Server) streamEvents(x *exchange, _ httprouter.Params) error {
 	ctx, cancel := s.untilLeaving(x.r.Context())
 	defer cancel()
 	out := newEventStream(x)
-	b := append([]byte("retry: "+streamRetryMS+"\n"), s.positionLine(t, page.Next)...)
+	// The place before the page: whose line is cut behind this resumes there, and hears the page.
+	b := append([]byte("retry: "+streamRetryMS+"\n"), s.positionLine(t, f.After)...)
 	if out.write(append(b, '\n')) != nil {
 		return nil // the client has gone
 	}

@@ -197,6 +197,22 @@ func TestEventStream(t *testing.T) {
 			t.Fatalf("behind event 2 came %s", data)
 		}
 	}
+	// A line that is cut before the first event loses none.
+	cut, hangUpEarly := open(ids[1])
+	first := ""
+	for first == "" && cut.Scan() {
+		if id, ok := strings.CutPrefix(cut.Text(), "id: "); ok {
+			first = id
+		}
+	}
+	hangUpEarly()
+	again, hangUpAgain := open(first)
+	for n := 3; n <= 4; n++ {
+		if _, data := next(again); !strings.Contains(data, fmt.Sprintf(`"data":{"n":%d}`, n)) {
+			t.Fatalf("behind event 2 came %s", data)
+		}
+	}
+	hangUpAgain()
 	ts.Leave() // a server that leaves ends its streams
 	for resumed.Scan() {
 		if strings.HasPrefix(resumed.Text(), "data") {

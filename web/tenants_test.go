@@ -230,6 +230,9 @@ func TestDescription(t *testing.T) {
 			t.Errorf("docs lack %s", s)
 		}
 	}
+	if at := strings.Index(docs.body, `<a href="#create-payment">`); at < 0 || at > strings.Index(docs.body, `<h2 id="create-payment">`) {
+		t.Error("docs have no list of contents")
+	}
 	if strings.Contains(docs.body, "<script") || strings.Contains(docs.body, "http://") || strings.Contains(docs.body, "https://") ||
 		!strings.Contains(docs.header.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Error("the page needs something from outside")

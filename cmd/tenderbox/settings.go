@@ -92,10 +92,17 @@ func (s *settings) judge(known []*kong.Flag, named bool) error {
 		}
 		return hint(fmt.Errorf("%s: unknown setting %s", s.file, strings.Join(unknown, ", ")), next)
 	}
-	if key, _ := s.values["upstream-key"].(string); key != "" && !strings.HasPrefix(key, "@") {
+	if s.holdsSecret() {
 		return private(s.file)
 	}
 	return nil
+}
+
+// holdsSecret tells whether a secret stands in the file itself: the processor's key, or a password of the mail server.
+func (s *settings) holdsSecret() bool {
+	key, _ := s.values["upstream-key"].(string)
+	server, _ := s.values["smtp-url"].(string)
+	return key != "" && !strings.HasPrefix(key, "@") || !strings.HasPrefix(server, "@") && strings.Contains(server, "@")
 }
 
 // Validate is part of kong.Resolver.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,12 +15,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"tenderbox/internal/blackbox"
@@ -363,139 +360,6 @@ func (s *stage) poll(what string, seen func(*ledger.Overview) bool) error {
 	return (&demo{box: b}).until(ctx, what, seen)
 }
 
-func (s *stage) pay(count, clients string) error {
-	n, err := strconv.Atoi(count)
-	if err != nil {
-		return err
-	}
-	c, err := strconv.Atoi(clients)
-	if err != nil {
-		return err
-	}
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	first := len(s.taken)
-	s.taken = append(s.taken, make([]ledger.Payment, n)...)
-	numbers := make(chan int)
-	g, ctx := errgroup.WithContext(context.Background())
-	var once sync.Once
-	for range c {
-		g.Go(func() error {
-			for i := range numbers {
-				p, err := b.pay(ctx, requestOf(i), keyOf(i), "")
-				if err != nil {
-					once.Do(func() {
-						for range numbers { // let the one who hands out numbers end
-						}
-					})
-					return fmt.Errorf("payment %d: %w", i, err)
-				}
-				s.taken[i] = p
-			}
-			return nil
-		})
-	}
-	for i := first; i < first+n; i++ {
-		numbers <- i
-	}
-	close(numbers)
-	return g.Wait()
-}
-
-// payAndTerm pays with clients that never pause, and stops the box in the midst of it. Payments that got no
-// answer may have happened or not; those that got one are remembered.
-func (s *stage) payAndTerm(answers string) error {
-	n, err := strconv.Atoi(answers)
-	if err != nil {
-		return err
-	}
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	const clients = 8
-	told := make(chan ledger.Payment)
-	var g errgroup.Group
-	for c := range clients {
-		g.Go(func() error {
-			for i := 0; ; i++ {
-				p, err := b.pay(context.Background(), requestOf(i), fmt.Sprintf("busy-%d-%d", c, i), "")
-				if err != nil {
-					return nil // the box has left
-				}
-				told <- p
-			}
-		})
-	}
-	go func() { _ = g.Wait(); close(told) }()
-	var stopped chan error
-	answered := 0
-	for p := range told {
-		s.answered = append(s.answered, p)
-		if answered++; answered == n {
-			stopped = make(chan error, 1)
-			go func() { stopped <- s.term() }()
-		}
-	}
-	if stopped == nil {
-		return fmt.Errorf("only %d payments were answered", answered)
-	}
-	return <-stopped
-}
-
-func requestOf(i int) payRequest {
-	return payRequest{Amount: 100 + int64(i)*7, Currency: "eur", Source: "tok_visa"}
-}
-
-func keyOf(i int) string { return fmt.Sprintf("script-%d", i) }
-
-func (s *stage) kept() error {
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	for _, told := range s.answered {
-		var now ledger.Payment
-		if err := b.do(context.Background(), http.MethodGet, paymentsPath+"/"+string(told.ID), nil, &now); err != nil {
-			return fmt.Errorf("payment %s: %w", told.ID, err)
-		}
-		if now.Amount != told.Amount || now.Currency != told.Currency {
-			return fmt.Errorf("payment %s: told %+v, now %+v", told.ID, told, now)
-		}
-	}
-	for i, told := range s.taken {
-		var now ledger.Payment
-		if err := b.do(context.Background(), http.MethodGet, paymentsPath+"/"+string(told.ID), nil, &now); err != nil {
-			return fmt.Errorf("payment %d: %w", i, err)
-		}
-		again, err := b.pay(context.Background(), requestOf(i), keyOf(i), "")
-		if err != nil {
-			return fmt.Errorf("payment %d, repeated: %w", i, err)
-		}
-		if now.Amount != told.Amount || now.Currency != told.Currency || again.ID != told.ID {
-			return fmt.Errorf("payment %d: told %+v, now %+v, its key means %s", i, told, now, again.ID)
-		}
-	}
-	return nil
-}
-
-func (s *stage) settled(count string) error {
-	if err := s.poll("the backlog to be settled", func(v *ledger.Overview) bool { return v.Backlog.Count == 0 }); err != nil {
-		return err
-	}
-	if strconv.Itoa(len(s.taken)) != count {
-		return fmt.Errorf("%d payments were taken, not %s", len(s.taken), count)
-	}
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	d := &demo{out: &strings.Builder{}, box: b, processor: s.processor, paid: s.taken}
-	return d.count(context.Background())
-}
-
 func (s *stage) alarm(code string) error {
 	var raised []string
 	err := s.poll("alarm "+code, func(v *ledger.Overview) bool {
@@ -509,118 +373,6 @@ func (s *stage) alarm(code string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("%w; raised were %v", err, raised)
-	}
-	return nil
-}
-
-// heardEvent is an event as it came.
-type heardEvent struct {
-	ID     string `json:"id"`
-	Type   string `json:"type"`
-	Tenant string `json:"tenant"`
-}
-
-// hear reads so many events of the first tenant: those that are there by the list, the rest by the stream, from behind the last
-// that was heard.
-func (s *stage) hear(count string) error {
-	n, err := strconv.Atoi(count)
-	if err != nil {
-		return err
-	}
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if s.position == "" {
-		page, err := s.events(ctx, b, "")
-		if err != nil {
-			return err
-		}
-		s.heard, s.position = page.Data, page.NextCursor
-		if n -= len(page.Data); n < 0 {
-			return fmt.Errorf("%d events more than expected", -n)
-		}
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/api/v1/events/stream", nil)
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Authorization", "Bearer "+b.token)
-	r.Header.Set("Last-Event-ID", s.position)
-	a, err := (&http.Client{}).Do(r)
-	if err != nil {
-		return err
-	}
-	defer a.Body.Close()
-	if a.StatusCode != http.StatusOK {
-		return fmt.Errorf("the event stream: %s", a.Status)
-	}
-	var e heardEvent
-	lines := bufio.NewScanner(a.Body)
-	for n > 0 && lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), ": ")
-		switch name {
-		case "id":
-			s.position = value
-		case "data":
-			if err := json.Unmarshal([]byte(value), &e); err != nil {
-				return err
-			}
-		case "":
-			if e.ID != "" {
-				s.heard = append(s.heard, e)
-				n--
-			}
-			e = heardEvent{}
-		}
-	}
-	if n > 0 {
-		return fmt.Errorf("the stream ended %d events early: %w", n, lines.Err())
-	}
-	return nil
-}
-
-// eventPage is a page of the first tenant's events.
-type eventPage struct {
-	Data       []heardEvent `json:"data"`
-	HasMore    bool         `json:"has_more"`
-	NextCursor string       `json:"next_cursor"`
-}
-
-func (s *stage) events(ctx context.Context, b *box, after string) (page eventPage, err error) {
-	return page, b.do(ctx, http.MethodGet, "/api/v1/events?limit=100&after="+after, nil, &page)
-}
-
-// heardAll compares what the stream told with the log: each event once, none missing.
-func (s *stage) heardAll() error {
-	b, err := s.as(defaultKeyFile)
-	if err != nil {
-		return err
-	}
-	missing := map[string]string{}
-	for after := ""; ; {
-		page, err := s.events(context.Background(), b, after)
-		if err != nil {
-			return err
-		}
-		for _, e := range page.Data {
-			missing[e.ID] = e.Type
-		}
-		if after = page.NextCursor; !page.HasMore {
-			break
-		}
-	}
-	logged := len(missing)
-	for _, e := range s.heard {
-		if missing[e.ID] != e.Type || e.Tenant != "default" {
-			return fmt.Errorf("heard %s %s of %s, which the log does not have, or twice", e.Type, e.ID, e.Tenant)
-		}
-		delete(missing, e.ID)
-	}
-	if len(missing) > 0 || logged == 0 {
-		return fmt.Errorf("%d of %d events were not heard", len(missing), logged)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"time"
 
@@ -81,7 +80,7 @@ func newMailer(c *Config, a *App) (*email.Mailer, error) {
 	}
 	m, err := email.New(email.Options{SMTPURL: string(c.SMTPURL), From: c.SMTPFrom, Templates: templates, Folder: c.path(mailFolder), Logger: a.log})
 	if err != nil {
-		return nil, hint(fmt.Errorf("e-mail: %w", err), "see smtp-url and smtp-from in `tenderbox serve --help`, and the folder "+c.path(templatesFolder))
+		return nil, hint(err, "see smtp-url and smtp-from in `tenderbox serve --help`, and the folder "+c.path(templatesFolder))
 	}
 	return m, nil
 }

@@ -37,21 +37,21 @@ func newDrop(folder string, log *slog.Logger) *drop {
 	return &drop{folder: filepath.Join(folder, "out"), log: log, files: map[string]int{}}
 }
 
-// put keeps a mail, durably. The same mail again takes the place of its first copy. It returns the file.
+// put keeps a mail, durably. The same mail again takes the place of its first copy. It returns the file's name, without the folder:
+// a tenant sees it in the job's result, and where the box keeps its data is not the tenant's.
 func (d *drop) put(tenant string, m *message) (string, error) {
 	dir, err := tenantFolder(d.folder, tenant)
 	if err != nil {
 		return "", err
 	}
-	file := filepath.Join(dir, m.file)
-	if err := renameio.WriteFile(file, m.raw, 0o600, renameio.WithTempDir(dir), renameio.WithPermissions(0o600)); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, m.file), m.raw, 0o600, renameio.WithTempDir(dir), renameio.WithPermissions(0o600)); err != nil {
 		return "", err
 	}
 	if err := syncFolder(dir); err != nil {
 		return "", err
 	}
 	d.clear(dir)
-	return file, nil
+	return m.file, nil
 }
 
 // clear removes the oldest files of a folder that has too many. What it cannot do it does at another time.

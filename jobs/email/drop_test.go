@@ -47,8 +47,11 @@ func TestDrop(t *testing.T) {
 	if err := json.Unmarshal(resultOf(t, m, SendJob, job("shop", "j1", SendJob, welcome("ada@example.com"))), &result); err != nil {
 		t.Fatal(err)
 	}
-	if result.To != "ada@example.com" || "<"+result.MessageID+">" == "" || filepath.Dir(result.File) != filepath.Dir(files[1]) {
-		t.Errorf("result %+v", result)
+	if result.To != "ada@example.com" || "<"+result.MessageID+">" == "" || filepath.Base(result.File) != result.File {
+		t.Errorf("result %+v; the box's folders are not the tenant's business", result)
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(files[1]), result.File)); err != nil {
+		t.Errorf("the result names a file that is not there: %v", err)
 	}
 }
 

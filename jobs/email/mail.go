@@ -48,7 +48,7 @@ type Bulk struct {
 type Sent struct {
 	To        string `json:"to"`
 	MessageID string `json:"message_id"`
-	File      string `json:"file,omitempty"` // where it is kept, when there is no mail server
+	File      string `json:"file,omitempty"` // its name in the tenant's folder, when there is no mail server
 }
 
 // errNoTemplate: neither a built-in template nor one of the tenant's.

@@ -13,7 +13,7 @@
 // events that follow add none, and the one that runs reads all of them in batches. An event
 // that is written in the moment in which its job ends is found by the next one, or by
 // ledger.Analytics itself, which looks every ten seconds; the same look takes up what is due
-// after a job's last attempt, or is held by a worker outside, and fills a file that was deleted.
+// after a job's last attempt, and fills a file that was deleted.
 //
 // After a crash the job runs again and begins where the cursor stands. Attempts (5) and
 // backoff (exponential from 5 s) are the queue's.
