@@ -108,11 +108,38 @@ func (e *Engine) Declare(ctx context.Context, tenant, queue string, d Defaults, 
 	if err := l.validate(); err != nil {
 		return false, within("limits", err)
 	}
-	created, err = e.mayDeclare(tenant, queue)
-	if err != nil {
+	if _, err = e.mayDeclare(tenant, queue); err != nil {
 		return false, err
 	}
-	own := &declared{d, l}
+	return e.declare(ctx, tenant, queue, &declared{d, l})
+}
+
+// Limit sets the limits of a shipped queue, instead of those with which the box was started, also after a restart. Errors to branch on:
+// ErrUnknownQueue (also of a tenant's own), ErrReadOnly (it is internal), ErrInvalid, ErrClosed, the store's.
+func (e *Engine) Limit(ctx context.Context, queue string, l Limits) error {
+	if err := l.validate(); err != nil {
+		return within("limits", err)
+	}
+	e.mu.Lock()
+	q, closed := e.queues[queue], e.closed
+	var err error
+	switch {
+	case closed:
+		err = ErrClosed
+	case q == nil || !q.shipped:
+		err = e.unknown("", queue)
+	case q.Internal:
+		err = fmt.Errorf("queue %q: %w", queue, ErrReadOnly)
+	}
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	_, err = e.declare(ctx, "", queue, &declared{Limits: l})
+	return err
+}
+
+func (e *Engine) declare(ctx context.Context, tenant, queue string, own *declared) (created bool, err error) {
 	value, err := own.encode(queue, tenant)
 	if err != nil {
 		return false, err
@@ -154,8 +181,14 @@ func (e *Engine) mayDeclare(tenant, queue string) (created bool, err error) {
 // setOwn makes memory know a tenant's own queue. Engine.mu is held.
 func (e *Engine) setOwn(tenant, queue string, own *declared) {
 	q := e.named(queue)
-	if q.shipped {
+	switch {
+	case q.shipped && tenant == "":
+		q.limit(own.Limits)
+		return
+	case q.shipped:
 		return // one of that name ships by now, and serves what waits in it
+	case tenant == "":
+		return // it shipped once
 	}
 	l := q.line(tenant)
 	l.own = own

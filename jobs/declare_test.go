@@ -301,3 +301,42 @@ func TestAuditOfLeasesAndSettings(t *testing.T) {
 		}
 	}
 }
+
+// The operator limits a shipped queue: at once, for all tenants, and after a restart.
+func TestLimitOfAShippedQueue(t *testing.T) {
+	e, s := open(t, oneQueue())
+	for i := range 6 {
+		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: []string{"a", "b"}[i%2], ID: fmt.Sprint(i)})
+	}
+	fatalIf(t, e.Limit(t.Context(), "q", jobs.Limits{Active: 3, TenantActive: 2}))
+	leased := func(e *jobs.Engine, want int) (js []jobs.Job) {
+		t.Helper()
+		js, err := e.Lease(t.Context(), jobs.LeaseRequest{Queue: "q", Max: 6, For: time.Hour})
+		if err != nil || len(js) != want {
+			t.Fatalf("%d jobs leased, want %d: %v", len(js), want, err)
+		}
+		return js
+	}
+	leased(e, 3)
+	leased(e, 0)
+	fatalIf(t, e.Limit(t.Context(), "q", jobs.Limits{Active: 4}))
+	one := leased(e, 1)[0] // what the old limit kept back goes on
+	fatalIf(t, e.Close())
+	e = openOn(t, s, oneQueue())
+	leased(e, 0)
+	if q, err := e.Queue("", "q"); err != nil || q.Limits != (jobs.Limits{Active: 4}) {
+		t.Errorf("%+v, %v", q.Limits, err)
+	}
+	if _, err := e.Complete(t.Context(), jobs.LeaseRef{Tenant: one.Tenant, Queue: "q", ID: one.ID, Token: one.LeaseToken}, nil); err != nil {
+		t.Fatal(err)
+	}
+	leased(e, 1)
+	fatalIf(t, e.Limit(t.Context(), "q", jobs.Limits{}))
+	leased(e, 1)
+	if err := e.Limit(t.Context(), "none", jobs.Limits{}); !errors.Is(err, jobs.ErrUnknownQueue) {
+		t.Errorf("a queue that there is not: %v", err)
+	}
+	if err := e.Limit(t.Context(), "q", jobs.Limits{Active: -1}); !errors.Is(err, jobs.ErrInvalid) {
+		t.Errorf("a limit below zero: %v", err)
+	}
+}

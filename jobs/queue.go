@@ -118,6 +118,19 @@ func (q *queue) ready(now time.Time) (ok bool, in time.Duration) {
 	return in == 0, in
 }
 
+// limit puts other limits in force. What the former ones kept back may go on.
+func (q *queue) limit(l Limits) {
+	q.Limits, q.rate = l, l.Rate.limiter()
+	for _, ln := range q.lines {
+		ln.limits = q.limitsOf(ln)
+		q.unrest(ln)
+		if !ln.paused {
+			q.unblock(ln)
+		}
+	}
+	q.wake()
+}
+
 // took counts a leased job against the limits.
 func (q *queue) took(l *line, now time.Time) {
 	q.active++

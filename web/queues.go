@@ -25,9 +25,15 @@ type QueueBook interface {
 	Resume(ctx context.Context, tenant, queue string) error
 }
 
+// QueueLimits is what the operator sets of the queues that ship.
+type QueueLimits interface {
+	Limit(ctx context.Context, queue string, l jobs.Limits) error
+}
+
 // JobEngine is what the server asks of the job engine, noun by noun.
 type JobEngine interface {
 	QueueBook
+	QueueLimits
 	JobBook
 	JobMoves
 	LeaseBook
@@ -157,9 +163,9 @@ func (s *Server) registerQueues() {
 		"Those that ship with the box, and the tenant's own. The operator, naming no tenant, sees all."), forAnyone, s.listQueues)
 	register(s, op("get-queue", http.MethodGet, queuePath, "See how a queue stands", ""), forAnyone, s.readQueue)
 	put := op("put-queue", http.MethodPut, queuePath, "Declare a queue of the tenant's own, or change it",
-		"Answers 201 if it is new. Queues that ship with the box have the box's settings.")
+		"Answers 201 if it is new. Queues that ship with the box have the box's defaults; the operator, naming no tenant, sets their limits.")
 	put.Responses = map[string]*huma.Response{"201": {Description: "Created: as 200"}}
-	register(s, put, forTenant, s.putQueue)
+	register(s, put, forAnyone, s.putQueue)
 	documentBody[newQueue](s.api, http.MethodPut, queuePath)
 	register(s, op("pause-queue", http.MethodPost, queuePath+"/pause", "Start no more jobs, also after a restart",
 		"A tenant pauses its own line; the operator, naming no tenant, the whole queue. What is active goes on."), forAnyone,
@@ -298,6 +304,9 @@ func (s *Server) putQueue(ctx context.Context, in *queueInput) (*madeOutput, err
 	if err := in.x.decode(&form); err != nil {
 		return nil, err
 	}
+	if in.x.caller.Tenant == "" {
+		return s.limitQueue(ctx, in.Queue, &form)
+	}
 	if _, ok := s.boxQueues[in.Queue]; ok {
 		return nil, errReadOnly
 	}
@@ -326,6 +335,25 @@ func (s *Server) putQueue(ctx context.Context, in *queueInput) (*madeOutput, err
 		out.Status = http.StatusCreated
 	}
 	return out, nil
+}
+
+// limitQueue sets the limits of a queue that ships: the operator's, who names no tenant.
+func (s *Server) limitQueue(ctx context.Context, queue string, form *newQueue) (*madeOutput, error) {
+	if form.Defaults != (newQueueDefaults{}) {
+		return nil, memberRange("defaults", "queues that ship have the box's defaults; name the tenant whose own queue is meant")
+	}
+	limits, err := form.Limits.read("limits.")
+	if err == nil {
+		err = s.queueError("", queue, s.jobs.Limit(ctx, queue, limits))
+	}
+	if err != nil {
+		return nil, err
+	}
+	now, err := s.queueNow("", queue)
+	if err != nil {
+		return nil, err
+	}
+	return &madeOutput{http.StatusOK, now.Body}, nil
 }
 
 func (f *newLimits) read(at string) (l jobs.Limits, err error) {

@@ -239,3 +239,28 @@ func TestQueueMetrics(t *testing.T) {
 		t.Error("metrics name a tenant's queue, job or the tenant")
 	}
 }
+
+// The operator, naming no tenant, sets the limits of queues that ship; nobody their defaults.
+func TestOperatorLimitsShippedQueues(t *testing.T) {
+	js := newJobServer(t, nil)
+	a := js.ask("PUT "+queuesAt+"email", `{"limits":{"tenant_active":1,"rate":{"count":100,"per_ms":60000}}}`, "key", operatorToken).is(200, "")
+	if limits := a.json["limits"].(map[string]any); limits["tenant_active"] != 1.0 || limits["rate"].(map[string]any)["count"] != 100.0 {
+		t.Errorf("limits: %s", a.body)
+	}
+	for range 3 {
+		js.ask("POST "+queuesAt+"email/jobs", `{"name":"n"}`, "key", js.shop).is(201, "")
+	}
+	if got := js.lease(js.shop, "email", `{"max":3}`); len(got) != 1 {
+		t.Errorf("%d leased beside a limit of 1", len(got))
+	}
+	js.ask("PUT "+queuesAt+"payments", `{"limits":{"active":8}}`, "key", operatorToken).is(200, "")
+	js.ask("PUT "+queuesAt+"email", `{"limits":{}}`, "key", js.shop).is(403, "queue_read_only")
+	js.ask("PUT "+queuesAt+"payments", `{"limits":{}}`, "key", js.shop).is(403, "queue_read_only")
+	js.ask("PUT "+queuesAt+"nowhere", `{"limits":{}}`, "key", operatorToken).is(404, "queue_unknown")
+	if a := js.ask("PUT "+queuesAt+"email", `{"defaults":{"attempts":2}}`, "key", operatorToken).is(422, "member_invalid"); a.json["field"] != "defaults" {
+		t.Errorf("defaults: %s", a.body)
+	}
+	if a := js.ask("PUT "+queuesAt+"email", `{"limits":{"active":-1}}`, "key", operatorToken).is(422, "member_invalid"); a.json["field"] != "limits.active" {
+		t.Errorf("a limit below zero: %s", a.body)
+	}
+}
