@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -157,4 +158,38 @@ func TestUnreadableShardHoldsUpEvents(t *testing.T) {
 	}
 	log.await(t, want)
 	d.Heal()
+}
+
+// Who asks whether payments can be taken is told no while they get 507, and yes again when there is room.
+func TestFullDiskIsNotReady(t *testing.T) {
+	dir := t.TempDir()
+	d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+	b := openBox(t, dir, testOptions{idle: true})
+	if ok, _ := b.Ready(); !ok {
+		t.Fatal("a sound box is not ready")
+	}
+	d.Limit(t, 64<<10)
+	pay := func(i int) error {
+		_, _, err := b.Pay(t.Context(), testTenant, IdempotencyKey(fmt.Sprint("full ", i)), validPayment())
+		return err
+	}
+	i := 0
+	for ; pay(i) == nil; i++ {
+	}
+	if err := pay(i); code(err) != "disk_full" {
+		t.Fatalf("the disk is full: %v", err)
+	}
+	if ok, degraded := b.Ready(); ok || !slices.Contains(degraded, "disk_full") {
+		t.Errorf("ready %v, degraded %v", ok, degraded)
+	}
+	d.Heal()
+	for err := pay(i); err != nil; err = pay(i) {
+		if code(err) != "disk_full" {
+			t.Fatal(err)
+		}
+		_ = newPoke().wait(t.Context(), 20*time.Millisecond)
+	}
+	if ok, degraded := b.Ready(); !ok || slices.Contains(degraded, "disk_full") {
+		t.Errorf("with room again: ready %v, degraded %v", ok, degraded)
+	}
 }

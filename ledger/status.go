@@ -209,7 +209,7 @@ func (l *Ledger) Ready() (ok bool, degraded []string) {
 	for _, a := range l.alarms.of("") {
 		degraded = append(degraded, a.Code)
 	}
-	return len(l.healthy()) > 0, slices.Compact(degraded)
+	return len(l.healthy()) > 0 && !l.set.Short(), slices.Compact(degraded)
 }
 
 // watchDisk keeps the alarm of a full disk true.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	json "github.com/go-json-experiment/json"
 	"github.com/oklog/ulid/v2"
@@ -58,7 +59,7 @@ func MatchType(pattern, eventType string) bool {
 	return pattern == eventType || wild && len(eventType) > len(below) && strings.HasPrefix(eventType, below)
 }
 
-// validType accepts tokens of letters, digits, dashes and underscores, separated by dots; the last may be "*".
+// validType accepts tokens of lower-case letters, digits, dashes and underscores, as all types are made of, separated by dots; the last may be "*".
 func validType(pattern string) bool {
 	if len(pattern) > typeMax {
 		return false
@@ -73,7 +74,7 @@ func validType(pattern string) bool {
 	return true
 }
 
-func notInType(r rune) bool { return notInAccount(r) || r == '.' }
+func notInType(r rune) bool { return notInAccount(r) || r == '.' || unicode.IsUpper(r) }
 
 // normalise checks an endpoint's settings and brings them into their one spelling. It reports all problems.
 func (e *Endpoint) normalise(checkURL func(string) error) error {

@@ -224,6 +224,7 @@ func TestEndpointSettingsAreChecked(t *testing.T) {
 		{NewEndpoint{URL: "https://x.example", Types: []string{"user..created"}}, "types"},
 		{NewEndpoint{URL: "https://x.example", Types: []string{"user.>"}}, "types"},
 		{NewEndpoint{URL: "https://x.example", Types: []string{"user.created\n"}}, "types"},
+		{NewEndpoint{URL: "https://x.example", Types: []string{"User.created"}}, "types"},
 		{NewEndpoint{URL: "https://x.example", Types: []string{strings.Repeat("x", 129)}}, "types"},
 		{NewEndpoint{URL: "https://x.example", Types: slices.Repeat([]string{"a"}, 65)}, "types"},
 	} {
