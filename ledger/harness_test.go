@@ -19,7 +19,7 @@ import (
 
 const testTenant = tenants.ID("shop")
 
-var testQueues = []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: EmailQueue}, {Name: NotificationsQueue}, {Name: ProcessingQueue}}
+var testQueues = []jobs.QueueConfig{{Name: PaymentsQueue}, {Name: EmailQueue}, {Name: NotificationsQueue}, {Name: ProcessingQueue}, {Name: EventsQueue}}
 
 // testBox is a ledger with everything real around it, on a temporary folder,
 // and a processor that can be cut off.

@@ -87,6 +87,7 @@ type Ledger struct {
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
 	onWire    sync.Map      // PaymentID → struct{}: sealed by this process, answer not recorded
 	lineBack  poke          // an account may be sent to again
+	linkMoved poke          // the line to an account may have changed
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
@@ -102,7 +103,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), hearers: newWaiters[tenants.ID](),
-		lineBack: newPoke(), publish: newPoke()}
+		lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -225,6 +226,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	}
 	start("event relay", l.relayEvents)
 	start("drain", l.promote)
+	start("line teller", l.tellLinks)
 	start("key index", func(ctx context.Context) error { return l.keys.fill(ctx, l.log) })
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
@@ -310,6 +312,7 @@ func (l *Ledger) linkChanged(acc *upstream.Account, _ upstream.Link) {
 	if before, _ := l.sendable.Swap(acc, now); now && before != true {
 		l.lineBack.wake()
 	}
+	l.linkMoved.wake()
 	l.runner.Poke()
 	l.waiters.wakeAll() // who waits for an outcome looks again: the line may be down
 }

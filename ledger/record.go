@@ -95,18 +95,23 @@ func FailedJobs(j jobs.Job) []jobs.NewJob {
 	if err != nil { // strings and numbers always encode
 		panic(err)
 	}
-	data, err := json.Marshal(recordJob{JobFailed, j.ID, j.FinishedAt.UTC(), told})
+	sum := sha256.Sum256([]byte(j.Queue + "\x00" + j.ID + "\x00" + strconv.FormatInt(j.FinishedAt.UnixNano(), 10)))
+	return []jobs.NewJob{recordLater(j.Tenant, "failed_"+hex.EncodeToString(sum[:16]), recordJob{JobFailed, j.ID, j.FinishedAt.UTC(), told})}
+}
+
+// recordLater makes the job that records an event under an id.
+func recordLater(tenant, id string, r recordJob) jobs.NewJob {
+	data, err := json.Marshal(r)
 	if err != nil {
 		panic(err)
 	}
-	sum := sha256.Sum256([]byte(j.Queue + "\x00" + j.ID + "\x00" + strconv.FormatInt(j.FinishedAt.UnixNano(), 10)))
-	return []jobs.NewJob{{
-		Queue: EventsQueue, Tenant: j.Tenant, ID: "failed_" + hex.EncodeToString(sum[:16]), Name: recordName, Data: data,
+	return jobs.NewJob{
+		Queue: EventsQueue, Tenant: tenant, ID: id, Name: recordName, Data: data,
 		Attempts: -1, // until the shard has it: an event is never lost
 		Backoff:  jobs.Backoff{Type: jobs.Exponential, Delay: time.Second, Jitter: 0.2, Max: time.Minute},
 
 		RemoveOnComplete: jobs.Retention{Remove: true},
-	}}
+	}
 }
 
 // Record is the handler of [EventsQueue].

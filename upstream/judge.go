@@ -29,6 +29,8 @@ const (
 // Link is the judge's verdict with what it rests on.
 type Link struct {
 	State LinkState `json:"state"`
+	// Was is the state before this one; empty for the first that the process found.
+	Was LinkState `json:"was,omitzero"`
 	// Since is when this state began.
 	Since time.Time `json:"since"`
 	// Evidence says in a few words what the state rests on; safe to show to a tenant.
@@ -55,6 +57,7 @@ type judge struct {
 
 	mu         sync.Mutex // guards what follows; a leaf
 	state      LinkState
+	was        LinkState // the state before; empty while this is the first that was found
 	since      time.Time
 	evidence   string
 	lastAnswer time.Time
@@ -67,6 +70,9 @@ type judge struct {
 	stranger   bool // the last failure was something else answering
 }
 
+// nothingYet is the evidence of a process that has not tried the line.
+const nothingYet = "no answer yet since the start"
+
 // movement is what an observation changed.
 type movement struct {
 	returned bool // offline → online or degraded
@@ -77,7 +83,7 @@ type movement struct {
 func newJudge(cfg *Config, configured bool) *judge {
 	j := &judge{cfg: cfg, state: Unconfigured, since: cfg.Now(), evidence: "no upstream configured"}
 	if configured {
-		j.state, j.evidence = Offline, "no answer yet since the start"
+		j.state, j.evidence = Offline, nothingYet
 	}
 	return j
 }
@@ -86,7 +92,7 @@ func (j *judge) link() Link {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.settle(j.cfg.Now())
-	return Link{State: j.state, Since: j.since, Evidence: j.evidence, LastAnswer: j.lastAnswer}
+	return Link{State: j.state, Was: j.was, Since: j.since, Evidence: j.evidence, LastAnswer: j.lastAnswer}
 }
 
 // settle lets trouble grow old.
@@ -97,10 +103,13 @@ func (j *judge) settle(now time.Time) {
 }
 
 func (j *judge) move(to LinkState, now time.Time, evidence string) {
-	j.evidence = evidence
 	if j.state != to {
+		if j.evidence != nothingYet {
+			j.was = j.state
+		}
 		j.state, j.since = to, now
 	}
+	j.evidence = evidence
 }
 
 func (j *judge) observe(r result) movement {

@@ -36,6 +36,26 @@ func TestOfflineUntilTheFirstAnswer(t *testing.T) {
 	})
 }
 
+// The state before is known when the process has found one, be it that nothing answered.
+func TestStateBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := upstreamtest.NewLine(t, reply(200, goodCharge))
+		for _, c := range []struct {
+			first, then upstreamtest.Mode
+			was         upstream.LinkState
+		}{{upstreamtest.Up, upstreamtest.Up, ""}, {upstreamtest.Refused, upstreamtest.Up, upstream.Offline}, {upstreamtest.Up, upstreamtest.Refused, upstream.Online}} {
+			_, a := account(t, upstream.Config{URL: upstreamtest.URL, Dial: line.Dial})
+			for _, mode := range []upstreamtest.Mode{c.first, c.then} {
+				line.Set(mode)
+				a.Get(t.Context(), "/charges/ch_1")
+			}
+			if l := a.Link(); l.Was != c.was {
+				t.Errorf("%+v: %+v", c, l)
+			}
+		}
+	})
+}
+
 func TestUnconfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as, a := account(t, upstream.Config{})
