@@ -42,8 +42,8 @@ func prepareFolder(dir string) error {
 		case name == shardsFolder, name == boxFile, name == defaultKeyFile, name == operatorTokenFile,
 			name == "box.key", name == "tenderbox.toml":
 			return nil
-		case name == "lost+found", strings.HasPrefix(name, "."):
-			// The root of a mounted disk is an empty folder too.
+		case name == "lost+found", name == templatesFolder, strings.HasPrefix(name, "."):
+			// The root of a mounted disk is an empty folder too, and templates may be put there before the first start.
 		default:
 			foreign = name
 		}
