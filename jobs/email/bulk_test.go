@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,23 +47,24 @@ func addresses(n int) []string {
 
 // TestBulk: each recipient has a result of its own, and a later attempt tries only those who have none.
 func TestBulk(t *testing.T) {
-	var greylist, gone bool
+	var greylist, gone atomic.Bool // the office asks while the test changes its mind
 	o := openOffice(t, func(o *office, _ *smtp.Server) {
 		o.onRcpt = func(to string) error {
 			switch {
 			case to == "full@example.com":
 				return answer(550, "mailbox full")
-			case to == "grey@example.com" && greylist:
+			case to == "grey@example.com" && greylist.Load():
 				return answer(450, "later")
 			}
 			return nil
 		}
-		o.hangUp = func(d delivery) bool { return d.to == "cut@example.com" && gone }
+		o.hangUp = func(d delivery) bool { return d.to == "cut@example.com" && gone.Load() }
 	})
 	m := mailer(t, o, Options{})
 	j := job("shop", "b1", BulkJob, bulk("ada@example.com", "full@example.com", "not an address", "grey@example.com", "cut@example.com", "bob@example.com"))
 
-	greylist, gone = true, true
+	greylist.Store(true)
+	gone.Store(true)
 	err := m.sendBulk(t.Context(), j)
 	if wished(err) != "retry" || !strings.HasPrefix(err.Error(), "2 of 6 recipients are left, the first because of: the mail server refused: RCPT: 450") {
 		t.Fatalf("first attempt: %v", err)
@@ -77,7 +79,7 @@ func TestBulk(t *testing.T) {
 
 	m = mailer(t, o, Options{Folder: filepath.Dir(m.journals.folder)}) // the process ended in between
 	j.AttemptsMade = 2
-	greylist = false
+	greylist.Store(false)
 	if err := m.sendBulk(t.Context(), j); wished(err) != "retry" || !strings.HasPrefix(err.Error(), "1 of 6") {
 		t.Fatalf("second attempt: %v", err)
 	}
@@ -103,7 +105,7 @@ func TestBulk(t *testing.T) {
 	}
 
 	// Somebody retries the whole: who was sent to stays so, the others are tried once more.
-	gone = false
+	gone.Store(false)
 	j.AttemptsMade = 1
 	if err := m.sendBulk(t.Context(), j); wished(err) != "done" {
 		t.Fatal(err)
