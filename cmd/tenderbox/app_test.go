@@ -80,10 +80,25 @@ func TestStopLeavesNothingRunning(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Errorf("the second close: %v", err)
 	}
-	goleak.VerifyNone(t, before)
+	nothingRuns(t, before)
 	if _, err := os.Stat(filepath.Join(r.config.Data, addressFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a stopped box still gives its address: %v", err)
 	}
+}
+
+// leakLooks at about half a second each: the event log's server ends some of its goroutines in its own time, and a loaded machine takes its own.
+const leakLooks = 60
+
+// nothingRuns fails unless all goroutines end that before does not ignore.
+func nothingRuns(t *testing.T, before goleak.Option) {
+	t.Helper()
+	var err error
+	for range leakLooks {
+		if err = goleak.Find(before); err == nil {
+			return
+		}
+	}
+	t.Error(err)
 }
 
 // A part that fails stops the box, and the reason is what Run returns.
@@ -106,7 +121,7 @@ func TestFailedOpenReleasesTheFolder(t *testing.T) {
 	if _, err := OpenApp(t.Context(), config, slog.New(slog.DiscardHandler)); err == nil {
 		t.Fatal("listens on an address that is not this machine's")
 	}
-	goleak.VerifyNone(t, before)
+	nothingRuns(t, before)
 	config.Listen = "127.0.0.1:0"
 	app, err := OpenApp(t.Context(), config, slog.New(slog.DiscardHandler))
 	if err != nil {
