@@ -35,13 +35,15 @@ func auditBeside(tx *bbolt.Tx, say func(format string, args ...any), each func(n
 		return true
 	})
 	if len(owners) > 0 {
-		each(bIDs, func(k, v []byte) bool {
-			queue, tenant, _, ok := cutLine(k)
-			if p, err := decodePlace(v); ok && err == nil {
-				delete(owners, string(logPrefix(string(queue), string(tenant), p.seq)))
-			}
-			return true
-		})
+		for _, name := range indexes {
+			each(name, func(k, v []byte) bool {
+				queue, tenant, _, ok := cutLine(k)
+				if p, err := decodePlace(v); ok && err == nil {
+					delete(owners, string(logPrefix(string(queue), string(tenant), p.seq)))
+				}
+				return true
+			})
+		}
 		each(bWaiting, func(k, v []byte) bool {
 			if queue, tenant, rest, ok := cutLine(k); ok && len(rest) == orderBytes {
 				p := place{in: placeWaiting}

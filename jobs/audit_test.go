@@ -66,6 +66,7 @@ func TestAuditFindsWhatIsPlanted(t *testing.T) {
 			return b.Put([]byte("t\x00q\x00other"), bytes.Clone(v))
 		}, `schedule "other": damaged`},
 		"stray index":    {"later", stray, "lead nowhere"},
+		"stray entry":    {"finished_ids", stray, "lead nowhere"},
 		"stray line":     {"logs", stray, "does not belong there"},
 		"stray schedule": {"schedules", stray, "does not belong there"},
 	} {

@@ -168,15 +168,33 @@ func (w *writes) put(tx *bbolt.Tx, j *Job, from State) error {
 		p.in, p.at = placeDelayed, nanos(j.RunAt)
 	}
 	_, key := p.key(j.Queue, j.Tenant)
-	if err := putAt(tx, j, p, key, from == ""); err != nil {
+	if err := putAt(tx, j, p, key, j.leaves(from)); err != nil {
 		return err
 	}
 	w.placed = append(w.placed, placed{j, from, j.Queue, j.Tenant, p, key})
 	return nil
 }
 
-// putAt stores j at p, whose key is key. fresh: it was stored nowhere before.
-func putAt(tx *bbolt.Tx, j *Job, p place, key []byte, fresh bool) error {
+// leaves is the place of a job that leaves the state, as far as the index must know it: the state's, and the order. None for "".
+func (j *Job) leaves(from State) (p place) {
+	switch from {
+	case "":
+		return place{}
+	case Delayed:
+		p.in = placeDelayed
+	case Completed:
+		p.in = placeCompleted
+	case Failed:
+		p.in = placeFailed
+	default:
+		p.in = placeWaiting
+	}
+	p.priority, p.seq = j.order()
+	return p
+}
+
+// putAt stores j at p, whose key is key. was: the place it leaves, or none.
+func putAt(tx *bbolt.Tx, j *Job, p place, key []byte, was place) error {
 	b := tx.Bucket(p.bucket())
 	b.FillPercent = pageFill
 	if err := b.Put(key, j.encode()); err != nil {
@@ -187,7 +205,7 @@ func putAt(tx *bbolt.Tx, j *Job, p place, key []byte, fresh bool) error {
 			return err
 		}
 	}
-	return index(tx, j, p, fresh)
+	return index(tx, j, p, was)
 }
 
 // removeAt removes the record at p. Where it was found, by its id, is up to the caller.

@@ -30,7 +30,7 @@ func finish(tx *bbolt.Tx, w *writes, j *Job, from State, passing bool) error {
 	p := place{in: in, at: ordinal}
 	p.priority, p.seq = j.order()
 	_, key := p.key(j.Queue, j.Tenant)
-	if err := putAt(tx, j, p, key, false); err != nil {
+	if err := putAt(tx, j, p, key, j.leaves(from)); err != nil {
 		return err
 	}
 	removed, err := trim(tx, j, prefix, ordinal, keep)

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 
@@ -56,18 +57,29 @@ func tells(id string, p place) bool {
 	return ok && told == p
 }
 
-// index notes where a job is. fresh: nothing was noted before.
-func index(tx *bbolt.Tx, j *Job, p place, fresh bool) error {
-	ids := tx.Bucket(bIDs)
-	switch {
-	case !tells(j.ID, p):
-		ids.FillPercent = pageFill
-		return ids.Put(idKey(j.Queue, j.Tenant, j.ID), p.encode())
-	case fresh:
-		return nil
-	default:
-		return ids.Delete(idKey(j.Queue, j.Tenant, j.ID))
+// indexOf is the bucket with the index entry of a job at p. Finished jobs have one of their own: they come and go with every job that runs,
+// in each tenant's range, and beside a million entries of delayed jobs each of those ranges would be a page of its own to write.
+func indexOf(p place) []byte {
+	if p.in == placeCompleted || p.in == placeFailed {
+		return bFinishedIDs
 	}
+	return bIDs
+}
+
+// index notes that a job is at p. was: the place it leaves; none for a job that was nowhere.
+func index(tx *bbolt.Tx, j *Job, p, was place) error {
+	key, noted := idKey(j.Queue, j.Tenant, j.ID), !tells(j.ID, p)
+	if was != (place{}) && !tells(j.ID, was) && (!noted || !bytes.Equal(indexOf(was), indexOf(p))) {
+		if err := tx.Bucket(indexOf(was)).Delete(key); err != nil {
+			return err
+		}
+	}
+	if !noted {
+		return nil
+	}
+	ids := tx.Bucket(indexOf(p))
+	ids.FillPercent = pageFill
+	return ids.Put(key, p.encode())
 }
 
 // locate says where the job of that id is, or was until its record was found damaged. Errors: ErrNotFound; ErrDamaged if its entry cannot be read.
@@ -83,8 +95,11 @@ func locate(tx *bbolt.Tx, queue, tenant, id string) (place, error) {
 			ok = false // another job's place
 		}
 	}
-	if v := tx.Bucket(bIDs).Get(idKey(queue, tenant, id)); v != nil {
-		return decodePlace(v)
+	key := idKey(queue, tenant, id)
+	for _, name := range indexes {
+		if v := tx.Bucket(name).Get(key); v != nil {
+			return decodePlace(v)
+		}
 	}
 	if ok && (there != nil || tx.Bucket(bParked).Get(parkedKey(queue, tenant, told)) != nil) {
 		return told, nil // nobody can tell any more whose it was, and an id that is doubted must not be denied
@@ -106,10 +121,13 @@ func find(tx *bbolt.Tx, queue, tenant, id string) (Job, place, error) {
 	return j, p, err
 }
 
-// forget removes what is kept beside the record of a job that is gone, and was at p: every way out ends here.
+// forget removes what is kept beside the record of a job that is gone, and was at p: every way out ends here. No place: nobody knows where it was.
 func forget(tx *bbolt.Tx, queue, tenant, id string, p place) error {
-	if !tells(id, p) {
-		if err := tx.Bucket(bIDs).Delete(idKey(queue, tenant, id)); err != nil {
+	for _, name := range indexes {
+		if p != (place{}) && (tells(id, p) || !bytes.Equal(name, indexOf(p))) {
+			continue
+		}
+		if err := tx.Bucket(name).Delete(idKey(queue, tenant, id)); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 //	delayed   queue 0 due tenant 0 priority seq       → record
 //	finished  queue 0 tenant 0 state ordinal          → record
 //	ids       queue 0 tenant 0 id                     → place
+//	finished_ids                                      → as in ids, of finished jobs
 //	leased    queue 0 tenant 0 priority seq           → what an outside worker holds of the waiting record of that key
 //	queues    queue 0 tenant 0                        → a tenant's own queue: defaults, limits
 //	paused    queue 0 tenant 0                        → since when; tenant "": the whole queue
@@ -26,22 +27,24 @@ import (
 //	logs      queue 0 tenant 0 seq number             → a line of a job's log
 //	schedules tenant 0 queue 0 id                     → plan
 var (
-	bWaiting  = []byte("waiting")
-	bDelayed  = []byte("delayed")
-	bFinished = []byte("finished")
-	bIDs      = []byte("ids")
-	bParked   = []byte("parked")
-	bLeased   = []byte("leased")
-	bQueues   = []byte("queues")
-	bPaused   = []byte("paused")
-	bCursors  = []byte("cursors")
-	bMeta     = []byte("meta")
+	bWaiting     = []byte("waiting")
+	bDelayed     = []byte("delayed")
+	bFinished    = []byte("finished")
+	bIDs         = []byte("ids")
+	bFinishedIDs = []byte("finished_ids")
+	bParked      = []byte("parked")
+	bLeased      = []byte("leased")
+	bQueues      = []byte("queues")
+	bPaused      = []byte("paused")
+	bCursors     = []byte("cursors")
+	bMeta        = []byte("meta")
 
 	bLater     = []byte("later")
 	bLogs      = []byte("logs")
 	bSchedules = []byte("schedules")
 
-	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta, bLater, bLogs, bSchedules}
+	buckets = [][]byte{bWaiting, bDelayed, bFinished, bIDs, bFinishedIDs, bParked, bLeased, bQueues, bPaused, bCursors, bMeta, bLater, bLogs, bSchedules}
+	indexes = [][]byte{bIDs, bFinishedIDs} // where the places of jobs are noted, by their ids
 )
 
 const (

@@ -137,7 +137,7 @@ func audit(tx *bbolt.Tx) (findings []string) {
 			return
 		}
 		indexed++
-		got, err := decodePlace(tx.Bucket(bIDs).Get(idKey(queue, tenant, j.ID)))
+		got, err := decodePlace(tx.Bucket(indexOf(p)).Get(idKey(queue, tenant, j.ID)))
 		if p.in == placeCompleted || p.in == placeFailed {
 			p.priority, p.seq = j.order()
 		}
@@ -210,7 +210,9 @@ func audit(tx *bbolt.Tx) (findings []string) {
 	})
 	auditBeside(tx, say, each)
 	ids := 0
-	each(bIDs, func(_, _ []byte) bool { ids++; return true })
+	for _, name := range indexes {
+		each(name, func(_, _ []byte) bool { ids++; return true })
+	}
 	if ids > indexed {
 		say("jobs: %d index entries lead nowhere", ids-indexed)
 	}
