@@ -114,18 +114,18 @@ var auditRules = []struct{ what, query string }{
 	{"succeeded payment has no proof of the same amount and currency", `/* box */
 		SELECT p.tenant || ' ' || p.id FROM payments p
 		WHERE p.status = 'succeeded' AND NOT EXISTS (SELECT 1 FROM attempts t
-			WHERE t.tenant = p.tenant AND t.payment_id = p.id AND t.outcome = 'succeeded'
+			WHERE t.tenant = p.tenant AND t.record = p.id AND t.outcome = 'succeeded'
 			AND json_extract(t.evidence, '$.id') = p.upstream_id
 			AND json_extract(t.evidence, '$.amount') = p.amount AND json_extract(t.evidence, '$.currency') = p.currency)`},
 	{"number of attempts differs from the attempts stored", `/* box */
 		SELECT p.tenant || ' ' || p.id FROM payments p
-		LEFT JOIN (SELECT tenant, payment_id, count(*) n, max(n) last FROM attempts GROUP BY tenant, payment_id) t
-			ON t.tenant = p.tenant AND t.payment_id = p.id
+		LEFT JOIN (SELECT tenant, record, count(*) n, max(n) last FROM attempts GROUP BY tenant, record) t
+			ON t.tenant = p.tenant AND t.record = p.id
 		WHERE p.attempts <> coalesce(t.n, 0) OR p.attempts <> coalesce(t.last, 0)`},
 	{"attempt without the sealed bytes that it sent", `/* box */
-		SELECT t.tenant || ' ' || t.payment_id FROM attempts t
-		LEFT JOIN sends s ON s.tenant = t.tenant AND s.payment_id = t.payment_id AND s.upstream_key = t.upstream_key
-		WHERE s.payment_id IS NULL`},
+		SELECT t.tenant || ' ' || t.record FROM attempts t
+		LEFT JOIN sends s ON s.tenant = t.tenant AND s.record = t.record AND s.upstream_key = t.upstream_key
+		WHERE s.record IS NULL`},
 	{"idempotency key of a record that is not there", `/* box */
 		SELECT k.tenant || ' ' || k.record FROM idempotency_keys k
 		LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record

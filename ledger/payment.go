@@ -20,10 +20,15 @@ const (
 	Succeeded Status = "succeeded"
 	// Failed: the processor gave a final no. Final.
 	Failed Status = "failed"
+	// Canceled: given up while provably unsent, by [Ledger.Cancel] or a full refund. Final.
+	Canceled Status = "canceled"
+	// RequiresConfirmation: an intent that its client has not confirmed; nothing is
+	// sent for it. Left by [Ledger.Confirm] or [Ledger.Cancel].
+	RequiresConfirmation Status = "requires_confirmation"
 )
 
 // Final reports whether the status never changes again.
-func (s Status) Final() bool { return s == Succeeded || s == Failed }
+func (s Status) Final() bool { return s == Succeeded || s == Failed || s == Canceled }
 
 // SyncState says where a payment is on its way upstream.
 type SyncState string
@@ -63,7 +68,17 @@ type Payment struct {
 	TakenOffline   bool              `json:"taken_offline"`
 	CreatedAt      time.Time         `json:"created_at"`
 	SettledAt      *time.Time        `json:"settled_at"`
+
+	Means Means `json:"-"` // how it is paid
 }
+
+// Means says how a payment is paid, and so which of the processor's objects it becomes.
+type Means string
+
+const (
+	BySource Means = "source"         // a token: a charge
+	ByMethod Means = "payment_method" // a payment method: a payment intent, made first and confirmed then
+)
 
 // Sync is a payment's way upstream.
 type Sync struct {
@@ -91,6 +106,13 @@ type NewPayment struct {
 	UserID        string // an app's own id; it routes the payment to a slot
 	Description   string
 	Metadata      map[string]string
+
+	// Surface names the interface that the request came by, "" for the native one: a key
+	// spans interfaces, and one that was used on another was used for another request.
+	Surface string
+	// Unconfirmed makes an intent that waits for [Ledger.Confirm]; PaymentMethod may then
+	// be empty, Source must be.
+	Unconfirmed bool
 }
 
 const (

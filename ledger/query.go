@@ -19,19 +19,19 @@ import (
 
 const paymentColumns = `p.id, p.amount, p.currency, p.status, p.sync, p.attempts, p.first_sent_at, p.last_error, p.upstream_id,
 	p.failure_code, p.failure_decline, p.failure_message, p.amount_refunded, p.order_id, p.user_id, p.taken_offline,
-	p.created_at, p.settled_at, x.description, x.metadata
+	p.created_at, p.settled_at, p.source_kind, x.description, x.metadata
 	FROM payments p LEFT JOIN payment_extras x ON p.has_extras AND x.tenant = p.tenant AND x.payment_id = p.id`
 
 // scanner is a row, or the present row of many.
 type scanner interface{ Scan(dest ...any) error }
 
 func scanPayment(row scanner) (p Payment, err error) {
-	var id, status, sync string
+	var id, status, sync, means string
 	var firstSent, settled sql.NullInt64
 	var lastError, upstreamID, fCode, fDecline, fMessage, order, user, description, metadata sql.NullString
 	var offline, created int64
 	if err := row.Scan(&id, &p.Amount, &p.Currency, &status, &sync, &p.Sync.Attempts, &firstSent, &lastError, &upstreamID,
-		&fCode, &fDecline, &fMessage, &p.AmountRefunded, &order, &user, &offline, &created, &settled, &description, &metadata); err != nil {
+		&fCode, &fDecline, &fMessage, &p.AmountRefunded, &order, &user, &offline, &created, &settled, &means, &description, &metadata); err != nil {
 		return Payment{}, err
 	}
 	p.ID, p.Object, p.Status, p.Sync.State = PaymentID(id), "payment", Status(status), SyncState(sync)
@@ -41,7 +41,7 @@ func scanPayment(row scanner) (p Payment, err error) {
 	if fCode.Valid {
 		p.Failure = &Failure{fCode.String, fDecline.String, fMessage.String}
 	}
-	p.TakenOffline, p.CreatedAt = offline != 0, instant(created)
+	p.TakenOffline, p.CreatedAt, p.Means = offline != 0, instant(created), Means(means)
 	p.Metadata = map[string]string{}
 	if metadata.Valid {
 		if err := json.Unmarshal([]byte(metadata.String), &p.Metadata); err != nil {
@@ -147,9 +147,6 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if f.Status == Pending || (f.Sync != "" && f.Sync != Settled) {
 		where.WriteString(" AND p.sync <> 'settled'") // lets the index of open payments serve
 	}
-	if f.Status == "canceled" || f.Status == "requires_confirmation" {
-		return Page{}, nil // the schema knows no such row yet
-	}
 	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id DESC LIMIT ?`
 	args = append(args, f.Limit+1)
 
@@ -180,7 +177,7 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 
 func (f *Filter) normalise() (before string, err error) {
 	switch f.Status {
-	case "", Pending, Succeeded, Failed, "canceled", "requires_confirmation":
+	case "", Pending, Succeeded, Failed, Canceled, RequiresConfirmation:
 	default:
 		return "", invalid("status_invalid", "status", "must be pending, succeeded, failed, canceled or requires_confirmation")
 	}

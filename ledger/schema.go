@@ -198,4 +198,106 @@ CREATE TABLE notifications (
 
 CREATE UNIQUE INDEX notifications_id ON notifications (tenant, id);
 CREATE INDEX notifications_read ON notifications (tenant, user_id, id) WHERE read_at IS NOT NULL;
+`}, {Version: 5, Name: "refunds, cancelling, look-ups", SQL: `
+-- SQLite cannot change a CHECK: the table is made anew.
+CREATE TABLE payments_5 (
+	tenant          TEXT    NOT NULL,
+	id              TEXT    NOT NULL,
+	amount          INTEGER NOT NULL CHECK (amount > 0),
+	currency        TEXT    NOT NULL CHECK (length(currency) = 3),
+	status          TEXT    NOT NULL CHECK (status IN ('requires_confirmation', 'pending', 'succeeded', 'failed', 'canceled')),
+	sync            TEXT    NOT NULL CHECK (sync IN ('queued', 'sending', 'in_doubt', 'settled', 'review')),
+	attempts        INTEGER NOT NULL DEFAULT 0, -- sends that were sealed
+	series          INTEGER NOT NULL DEFAULT 1, -- which of its upstream keys is in use: the next only after the last was proved absent
+	first_sent_at   INTEGER,                    -- under the present key
+	resolve_first   INTEGER NOT NULL DEFAULT 0, -- 1: looked up upstream before it may be sent; 2: by its client's key too
+	account         TEXT,                       -- upstream account, pinned by the first seal
+	last_error      TEXT,
+	upstream_id     TEXT,                       -- of a pending one: what was made upstream and has no outcome yet
+	failure_code    TEXT,
+	failure_decline TEXT,
+	failure_message TEXT,
+	amount_refunded INTEGER NOT NULL DEFAULT 0 CHECK (amount_refunded BETWEEN 0 AND amount), -- by refunds that have not failed
+	order_id        TEXT,
+	user_id         TEXT,
+	source          BLOB,                       -- sealed; erased when the payment is final
+	source_kind     TEXT    NOT NULL CHECK (source_kind IN ('source', 'payment_method')),
+	has_extras      INTEGER NOT NULL DEFAULT 0,
+	taken_offline   INTEGER NOT NULL,
+	created_at      INTEGER NOT NULL,
+	settled_at      INTEGER,
+	PRIMARY KEY (tenant, id),
+	CHECK ((sync = 'settled') = (status IN ('succeeded', 'failed', 'canceled'))),
+	CHECK (status <> 'requires_confirmation' OR sync = 'queued'),
+	CHECK (status <> 'succeeded' OR upstream_id IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO payments_5 (tenant, id, amount, currency, status, sync, attempts, first_sent_at, account, last_error, upstream_id,
+	failure_code, failure_decline, failure_message, amount_refunded, order_id, user_id, source, source_kind, has_extras,
+	taken_offline, created_at, settled_at)
+SELECT tenant, id, amount, currency, status, sync, attempts, first_sent_at, account, last_error, upstream_id,
+	failure_code, failure_decline, failure_message, amount_refunded, order_id, user_id, source, source_kind, has_extras,
+	taken_offline, created_at, settled_at FROM payments;
+DROP TABLE payments;
+ALTER TABLE payments_5 RENAME TO payments;
+
+CREATE INDEX payments_open ON payments (tenant, id) WHERE sync <> 'settled';
+CREATE INDEX payments_failed ON payments (tenant, id) WHERE status = 'failed';
+CREATE INDEX payments_user ON payments (tenant, user_id, id) WHERE user_id IS NOT NULL;
+CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
+
+-- Stands in its payment's slot. The columns that say where it is on its way are those of payments.
+CREATE TABLE refunds (
+	tenant          TEXT    NOT NULL,
+	id              TEXT    NOT NULL,
+	payment_id      TEXT    NOT NULL,
+	amount          INTEGER NOT NULL CHECK (amount > 0),
+	currency        TEXT    NOT NULL CHECK (length(currency) = 3),
+	status          TEXT    NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),
+	sync            TEXT    NOT NULL CHECK (sync IN ('queued', 'sending', 'in_doubt', 'settled', 'review')),
+	attempts        INTEGER NOT NULL DEFAULT 0,
+	series          INTEGER NOT NULL DEFAULT 1,
+	first_sent_at   INTEGER,
+	resolve_first   INTEGER NOT NULL DEFAULT 0,
+	account         TEXT,
+	last_error      TEXT,
+	upstream_id     TEXT,
+	failure_code    TEXT,
+	failure_decline TEXT,
+	failure_message TEXT,
+	reason          TEXT,
+	metadata        TEXT,                       -- JSON object of strings
+	voids           INTEGER NOT NULL DEFAULT 0, -- 1: it canceled an unsent payment; no money moved
+	created_at      INTEGER NOT NULL,
+	settled_at      INTEGER,
+	PRIMARY KEY (tenant, id),
+	CHECK ((sync = 'settled') = (status <> 'pending')),
+	CHECK (status <> 'succeeded' OR voids OR upstream_id IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX refunds_open ON refunds (tenant, id) WHERE sync <> 'settled';
+CREATE INDEX refunds_payment ON refunds (tenant, payment_id, id);
+
+-- Sends and their tries are a payment's or a refund's.
+ALTER TABLE sends RENAME COLUMN payment_id TO record;
+ALTER TABLE attempts RENAME COLUMN payment_id TO record;
+ALTER TABLE attempts ADD COLUMN step TEXT;       -- charge, create, confirm or refund; NULL: charge, of an older program
+ALTER TABLE attempts ADD COLUMN credential TEXT; -- names the API key that it was sent with, and is none
+ALTER TABLE attempts ADD COLUMN their_time INTEGER; -- the processor's clock when it was sealed, if it was known
+
+-- What was found out about a record without sending it: polls, look-ups, and a person's verdict.
+CREATE TABLE findings (
+	tenant     TEXT    NOT NULL,
+	record     TEXT    NOT NULL,
+	n          INTEGER NOT NULL,
+	kind       TEXT    NOT NULL CHECK (kind IN ('poll', 'resolve', 'verdict')),
+	account    TEXT    NOT NULL,
+	epoch      INTEGER NOT NULL,
+	started_at INTEGER NOT NULL,
+	ended_at   INTEGER NOT NULL,
+	result     TEXT    NOT NULL,                -- found, absent, undecided, pending; of a verdict: what the person said
+	reason     TEXT,
+	evidence   TEXT,                            -- JSON
+	PRIMARY KEY (tenant, record, n)
+) STRICT, WITHOUT ROWID;
 `}}

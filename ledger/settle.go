@@ -145,7 +145,7 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 			string(t), string(id)).Scan(&source, &kind, &account, &key); err != nil {
 			return err
 		}
-		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND payment_id = ? AND upstream_key = ?`,
+		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND record = ? AND upstream_key = ?`,
 			string(t), string(id), s.key).Scan(&path, &sealedBody, &hash)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
@@ -250,13 +250,13 @@ func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
 			return errMoved
 		}
 		if !s.stored {
-			if _, err := tx.Exec(`INSERT INTO sends (tenant, payment_id, upstream_key, path, body, body_hash, sealed_at) VALUES (?,?,?,?,?,?,?)`,
+			if _, err := tx.Exec(`INSERT INTO sends (tenant, record, upstream_key, path, body, body_hash, sealed_at) VALUES (?,?,?,?,?,?,?)`,
 				string(s.tenant), string(s.payment.ID), s.key, s.path,
 				l.keyring.Seal(sendRecord(s.tenant, s.payment.ID, s.key), s.body), s.hash, now.UnixMilli()); err != nil {
 				return err
 			}
 		}
-		_, err = tx.Exec(`INSERT INTO attempts (tenant, payment_id, n, upstream_key, account, epoch, started_at) VALUES (?,?,?,?,?,?,?)`,
+		_, err = tx.Exec(`INSERT INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at) VALUES (?,?,?,?,?,?,?)`,
 			string(s.tenant), string(s.payment.ID), s.n, s.key, identity(acc), int64(l.set.Manifest().Epoch), now.UnixMilli())
 		return err
 	})
@@ -373,7 +373,7 @@ func (l *Ledger) record(s *send, answer *upstream.Answer) error {
 	}
 	err := l.update(context.Background(), s, func(tx *shards.Tx) error {
 		_, err := tx.Exec(`UPDATE attempts SET ended_at = ?, outcome = ?, maybe_sent = ?, http_status = ?, request_id = ?, reason = ?, evidence = ?
-			WHERE tenant = ? AND payment_id = ? AND n = ?`,
+			WHERE tenant = ? AND record = ? AND n = ?`,
 			now.UnixMilli(), string(a.Outcome), boolInt(a.MaybeSent), a.Status, a.RequestID, a.Reason, proof,
 			string(s.tenant), string(p.ID), s.n)
 		if err != nil {
@@ -386,7 +386,7 @@ func (l *Ledger) record(s *send, answer *upstream.Answer) error {
 		}
 		if p.Status.Final() {
 			// The bytes name the source, which is needed no more.
-			if _, err := tx.Exec(`UPDATE sends SET body = NULL WHERE tenant = ? AND payment_id = ?`, string(s.tenant), string(p.ID)); err != nil {
+			if _, err := tx.Exec(`UPDATE sends SET body = NULL WHERE tenant = ? AND record = ?`, string(s.tenant), string(p.ID)); err != nil {
 				return err
 			}
 		}

@@ -36,6 +36,21 @@ func (r ChargeRequest) Encode() (path string, body []byte) {
 	return path, f
 }
 
+// ConfirmRequest confirms a payment intent: the step that moves the money.
+type ConfirmRequest struct {
+	Intent        string // pi_…
+	PaymentMethod string
+}
+
+// Encode returns the path and the form-encoded body, as ChargeRequest.Encode does. It asks for
+// error_on_requires_action: nobody is there who could act.
+func (r ConfirmRequest) Encode() (path string, body []byte) {
+	var f form
+	f.add("error_on_requires_action", "true")
+	f.addSet("payment_method", r.PaymentMethod)
+	return PathIntents + "/" + url.PathEscape(r.Intent) + "/confirm", f
+}
+
 // RefundRequest gives back all or part of a charge or a payment intent.
 type RefundRequest struct {
 	Amount        int64 // minor units; zero: all that is left. Name it, so that the answer can be compared.

@@ -34,6 +34,11 @@ type newPayment struct {
 	Metadata      map[string]string `json:"metadata,omitempty" doc:"At most 50 keys of 40 characters, values of 500."`
 }
 
+func (b *newPayment) request() ledger.NewPayment {
+	return ledger.NewPayment{Amount: b.Amount, Currency: b.Currency, Source: b.Source, PaymentMethod: b.PaymentMethod,
+		OrderID: b.OrderID, UserID: b.UserID, Description: b.Description, Metadata: b.Metadata}
+}
+
 type payInput struct {
 	request
 	IdempotencyKey string `header:"Idempotency-Key" doc:"Names this request: sent again with the same key, it is the same payment."`
@@ -101,7 +106,7 @@ func (s *Server) pay(x *exchange, _ httprouter.Params) error {
 		return err
 	}
 	ctx, t := x.r.Context(), x.caller.Tenant
-	p, replayed, err := s.ledger.Pay(ctx, t, key, ledger.NewPayment(body))
+	p, replayed, err := s.ledger.Pay(ctx, t, key, body.request())
 	if err != nil {
 		return err
 	}
