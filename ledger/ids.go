@@ -37,12 +37,13 @@ const (
 	paymentPrefix      = "pay_"
 	orderPrefix        = "ord_"
 	userPrefix         = "usr_"
+	refundPrefix       = "re_"
 	eventPrefix        = "evt_"
 	notificationPrefix = "ntf_"
 )
 
 // recordPrefixes begin the ids of the records that requests with a key make.
-var recordPrefixes = [...]string{paymentPrefix, orderPrefix, userPrefix, eventPrefix}
+var recordPrefixes = [...]string{paymentPrefix, refundPrefix, orderPrefix, userPrefix, eventPrefix}
 
 // ulid is the part of the id that carries time and slot.
 func (r recordID) ulid() (ulid.ULID, bool) {
@@ -126,6 +127,10 @@ func (g *ids) payment(at time.Time, slot shards.Slot) PaymentID {
 	return PaymentID(paymentPrefix + g.ulid(at, slot).String())
 }
 
+func (g *ids) refund(at time.Time, slot shards.Slot) RefundID {
+	return RefundID(refundPrefix + g.ulid(at, slot).String())
+}
+
 func (g *ids) order(at time.Time, slot shards.Slot) OrderID {
 	return OrderID(orderPrefix + g.ulid(at, slot).String())
 }
@@ -160,9 +165,24 @@ func ParsePaymentID(s string) (PaymentID, bool) {
 	return PaymentID(s), ok
 }
 
+// ParseRefundID accepts exactly the form in which ids are handed out.
+func ParseRefundID(s string) (RefundID, bool) {
+	_, ok := parseID(refundPrefix, s)
+	return RefundID(s), ok
+}
+
 // slot returns the slot that the id carries.
 func (id PaymentID) slot() (shards.Slot, bool) {
 	u, ok := parseID(paymentPrefix, string(id))
+	if !ok {
+		return 0, false
+	}
+	return slotOf(u), true
+}
+
+// slot returns the slot that the id carries, which is its payment's.
+func (id RefundID) slot() (shards.Slot, bool) {
+	u, ok := parseID(refundPrefix, string(id))
 	if !ok {
 		return 0, false
 	}

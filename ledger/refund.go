@@ -2,8 +2,12 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"time"
+
+	json "github.com/go-json-experiment/json"
 
 	"tenderbox/tenants"
 )
@@ -86,5 +90,51 @@ func (l *Ledger) AwaitRefund(ctx context.Context, t tenants.ID, id RefundID, d t
 
 // refundEvent describes the change that r has just gone through.
 func (l *Ledger) refundEvent(t tenants.ID, typ EventType, r *Refund, at time.Time) *Event {
-	panic("contract")
+	slot, _ := r.ID.slot()
+	data, err := json.Marshal(refundEventData{r.ID, r.Object, r.PaymentID, r.Amount, r.Currency, r.Status, r.UpstreamID, r.Failure, r.CreatedAt, r.SettledAt})
+	if err != nil { // a struct of strings and numbers always encodes
+		panic(err)
+	}
+	return &Event{ID: l.ids.event(at, slot), Tenant: t, Type: typ, Subject: string(r.ID), Slot: slot, OccurredAt: at, Data: data, amount: r.Amount, currency: r.Currency}
+}
+
+// refundEventData is what an event tells of a refund.
+type refundEventData struct {
+	ID         RefundID     `json:"id"`
+	Object     string       `json:"object"`
+	PaymentID  PaymentID    `json:"payment_id"`
+	Amount     int64        `json:"amount"`
+	Currency   string       `json:"currency"`
+	Status     RefundStatus `json:"status"`
+	UpstreamID *string      `json:"upstream_id"`
+	Failure    *Failure     `json:"failure"`
+	CreatedAt  time.Time    `json:"created_at"`
+	SettledAt  *time.Time   `json:"settled_at"`
+}
+
+const refundColumns = `r.id, r.payment_id, r.amount, r.currency, r.status, r.sync, r.attempts, r.first_sent_at, r.last_error, r.upstream_id,
+	r.failure_code, r.failure_decline, r.failure_message, r.reason, r.metadata, r.created_at, r.settled_at FROM refunds r`
+
+func scanRefund(row scanner) (r Refund, err error) {
+	var id, payment, status, sync string
+	var firstSent, settled sql.NullInt64
+	var lastError, upstreamID, fCode, fDecline, fMessage, reason, metadata sql.NullString
+	var created int64
+	if err := row.Scan(&id, &payment, &r.Amount, &r.Currency, &status, &sync, &r.Sync.Attempts, &firstSent, &lastError, &upstreamID,
+		&fCode, &fDecline, &fMessage, &reason, &metadata, &created, &settled); err != nil {
+		return Refund{}, err
+	}
+	r.ID, r.Object, r.PaymentID, r.Status, r.Sync.State = RefundID(id), "refund", PaymentID(payment), RefundStatus(status), SyncState(sync)
+	r.Sync.FirstSentAt, r.SettledAt = optionalTime(firstSent), optionalTime(settled)
+	r.Sync.LastError, r.UpstreamID, r.Reason = optionalText(lastError), optionalText(upstreamID), optionalText(reason)
+	if fCode.Valid {
+		r.Failure = &Failure{fCode.String, fDecline.String, fMessage.String}
+	}
+	r.CreatedAt, r.Metadata = instant(created), map[string]string{}
+	if metadata.Valid {
+		if err := json.Unmarshal([]byte(metadata.String), &r.Metadata); err != nil {
+			return Refund{}, fmt.Errorf("refund %s: metadata: %w", r.ID, err)
+		}
+	}
+	return r, nil
 }

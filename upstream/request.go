@@ -56,6 +56,7 @@ type RefundRequest struct {
 	Amount        int64 // minor units; zero: all that is left. Name it, so that the answer can be compared.
 	Charge        string
 	PaymentIntent string
+	Reason        string // duplicate, fraudulent, requested_by_customer; "" for none
 	Metadata      map[string]string
 }
 
@@ -68,6 +69,7 @@ func (r RefundRequest) Encode() (path string, body []byte) {
 	f.addSet("charge", r.Charge)
 	f.addMetadata(r.Metadata)
 	f.addSet("payment_intent", r.PaymentIntent)
+	f.addSet("reason", r.Reason)
 	return PathRefunds, f
 }
 
