@@ -81,11 +81,12 @@ type Ledger struct {
 	exposure *exposure
 	alarms   *alarms
 	waiters  *waiters[PaymentID]
+	refunds  *waiters[RefundID]   // wait for a refund's outcome
 	hearers  *waiters[tenants.ID] // event streams
 	runner   *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
-	onWire    sync.Map      // PaymentID → struct{}: sealed by this process, answer not recorded
+	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
 	lineBack  poke          // an account may be sent to again
 	linkMoved poke          // the line to an account may have changed
 	publish   poke          // rows wait for the event log
@@ -102,7 +103,7 @@ type Ledger struct {
 func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
-		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), hearers: newWaiters[tenants.ID](),
+		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
 		lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,

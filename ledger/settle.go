@@ -53,7 +53,7 @@ func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
 		}
 		return l.settleLater(err)
 	}
-	if s.payment.Status.Final() || s.payment.Sync.State == Review {
+	if s.payment.Status != Pending || s.payment.Sync.State == Review {
 		return nil
 	}
 	acc, err := l.seal(ctx, s)
@@ -153,7 +153,7 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*sen
 		s.stored = err == nil
 		return err
 	})
-	if err != nil || s.payment.Status.Final() {
+	if err != nil || s.payment.Status != Pending {
 		return s, err
 	}
 	s.account = account.String
