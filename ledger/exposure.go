@@ -18,7 +18,7 @@ import (
 type exposure struct {
 	mu       sync.Mutex                // guards the rest
 	total    map[exposureKey]Sum       // stored and reserved
-	stored   []map[exposureKey]Sum     // by shard: rows with sync <> 'settled'
+	stored   []map[exposureKey]Sum     // by shard: pending rows
 	unproven map[PaymentID]reservation // reserved, and the commit's outcome is not known
 	counted  []uint64                  // by shard: generation of the file that stored was counted from
 	due      []bool                    // by shard: stored could not be counted yet
@@ -53,7 +53,7 @@ func (x *exposure) rebuild(ctx context.Context, sh *shards.Shard) error {
 	now := map[exposureKey]Sum{}
 	err := sh.View(ctx, func(tx *shards.Tx) error {
 		rows, err := tx.Query(`SELECT /* box */ tenant, currency, count(*), sum(amount)
-			FROM payments INDEXED BY payments_open WHERE sync <> 'settled' GROUP BY tenant, currency`)
+			FROM payments INDEXED BY payments_open WHERE sync <> 'settled' AND status = 'pending' GROUP BY tenant, currency`)
 		if err != nil {
 			return err
 		}
@@ -112,12 +112,15 @@ func (x *exposure) committed(shard int, events []*Event) {
 	defer x.mu.Unlock()
 	for _, e := range events {
 		k, s := exposureKey{e.Tenant, e.currency}, Sum{1, e.amount}
+		if e.unexposed {
+			continue
+		}
 		switch e.Type {
-		case PaymentCreated:
+		case PaymentCreated, PaymentConfirmed:
 			if !e.reserved {
 				x.add(k, s)
 			}
-		case PaymentSucceeded, PaymentFailed:
+		case PaymentSucceeded, PaymentFailed, PaymentCanceled:
 			s = Sum{}.minus(s)
 			x.add(k, s)
 		default:

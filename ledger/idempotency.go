@@ -355,7 +355,7 @@ type oldKey struct {
 	record string
 }
 
-// prune forgets the keys of records that were made, and of payments that were
+// prune forgets the keys of records that were made, and of payments and refunds that were
 // settled too, before the time given.
 func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) error {
 	var t, record, key string // how far the table has been read
@@ -363,8 +363,10 @@ func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) er
 		n := 0
 		var old []oldKey
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, p.id IS NULL, coalesce(max(p.created_at, p.settled_at) < ?, 0)
+			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, p.id IS NULL AND r.id IS NULL,
+					coalesce(max(coalesce(p.created_at, r.created_at), coalesce(p.settled_at, r.settled_at)) < ?, 0)
 				FROM idempotency_keys k LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
+				LEFT JOIN refunds r ON r.tenant = k.tenant AND r.id = k.record
 				WHERE (k.tenant, k.record) > (?, ?) ORDER BY k.tenant, k.record LIMIT ?`, before.UnixMilli(), t, record, fillBatch)
 			if err != nil {
 				return err

@@ -30,20 +30,22 @@ type NotificationID string
 
 // recordID names what a request made, as its idempotency key's row does: with a
 // ULID that carries the slot in which both stand. A user's id is the app's and
-// carries none, so it follows behind one: "usr_" ULID ":" id.
+// carries none, so it follows behind one: "usr_" ULID ":" id. A request that changes a
+// payment makes none, and one payment may be changed by several: "req_" ULID ":" id.
 type recordID string
 
 const (
 	paymentPrefix      = "pay_"
 	orderPrefix        = "ord_"
 	userPrefix         = "usr_"
-	refundPrefix       = "re_"
 	eventPrefix        = "evt_"
 	notificationPrefix = "ntf_"
+	refundPrefix       = "re_"
+	requestPrefix      = "req_"
 )
 
 // recordPrefixes begin the ids of the records that requests with a key make.
-var recordPrefixes = [...]string{paymentPrefix, refundPrefix, orderPrefix, userPrefix, eventPrefix}
+var recordPrefixes = [...]string{paymentPrefix, orderPrefix, userPrefix, eventPrefix, refundPrefix, requestPrefix}
 
 // ulid is the part of the id that carries time and slot.
 func (r recordID) ulid() (ulid.ULID, bool) {
@@ -127,16 +129,21 @@ func (g *ids) payment(at time.Time, slot shards.Slot) PaymentID {
 	return PaymentID(paymentPrefix + g.ulid(at, slot).String())
 }
 
-func (g *ids) refund(at time.Time, slot shards.Slot) RefundID {
-	return RefundID(refundPrefix + g.ulid(at, slot).String())
-}
-
 func (g *ids) order(at time.Time, slot shards.Slot) OrderID {
 	return OrderID(orderPrefix + g.ulid(at, slot).String())
 }
 
 func (g *ids) notification(at time.Time, slot shards.Slot) NotificationID {
 	return NotificationID(notificationPrefix + g.ulid(at, slot).String())
+}
+
+func (g *ids) refund(at time.Time, slot shards.Slot) RefundID {
+	return RefundID(refundPrefix + g.ulid(at, slot).String())
+}
+
+// change names a request that changes a payment for its key's row.
+func (g *ids) change(at time.Time, slot shards.Slot, id PaymentID) recordID {
+	return recordID(requestPrefix + g.ulid(at, slot).String() + ":" + string(id))
 }
 
 // user is the id of a user whose app gave none.
@@ -165,12 +172,6 @@ func ParsePaymentID(s string) (PaymentID, bool) {
 	return PaymentID(s), ok
 }
 
-// ParseRefundID accepts exactly the form in which ids are handed out.
-func ParseRefundID(s string) (RefundID, bool) {
-	_, ok := parseID(refundPrefix, s)
-	return RefundID(s), ok
-}
-
 // slot returns the slot that the id carries.
 func (id PaymentID) slot() (shards.Slot, bool) {
 	u, ok := parseID(paymentPrefix, string(id))
@@ -180,7 +181,13 @@ func (id PaymentID) slot() (shards.Slot, bool) {
 	return slotOf(u), true
 }
 
-// slot returns the slot that the id carries, which is its payment's.
+// ParseRefundID accepts exactly the form in which ids are handed out.
+func ParseRefundID(s string) (RefundID, bool) {
+	_, ok := parseID(refundPrefix, s)
+	return RefundID(s), ok
+}
+
+// slot returns the slot that the id carries.
 func (id RefundID) slot() (shards.Slot, bool) {
 	u, ok := parseID(refundPrefix, string(id))
 	if !ok {

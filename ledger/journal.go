@@ -27,6 +27,7 @@ const (
 	PaymentFailed    EventType = "payment.failed"
 	PaymentInDoubt   EventType = "payment.in_doubt"
 	PaymentReview    EventType = "payment.review"
+	PaymentConfirmed EventType = "payment.confirmed" // an intent; from here on it is settled as any payment
 	PaymentCanceled  EventType = "payment.canceled"
 	RefundCreated    EventType = "refund.created"
 	RefundSucceeded  EventType = "refund.succeeded"
@@ -51,8 +52,10 @@ type Event struct {
 	amount   int64 // of the payment, for the live exposure
 	currency string
 	reserved bool // the exposure holds room for it, which its commit takes over
-	dataHash []byte
-	mac      []byte
+	// unexposed: of an intent that nobody has confirmed, which the exposure does not count.
+	unexposed bool
+	dataHash  []byte
+	mac       []byte
 }
 
 // Sequence orders the events of a slot: zero-padded, so that it compares as text.

@@ -81,12 +81,10 @@ type Ledger struct {
 	exposure *exposure
 	alarms   *alarms
 	waiters  *waiters[PaymentID]
-
-	refundWaiters *waiters[RefundID]
-
-	hearers *waiters[tenants.ID] // event streams
-	lookups *lookups
-	runner  *jobs.Runner
+	refunds  *waiters[RefundID]   // wait for a refund's outcome
+	hearers  *waiters[tenants.ID] // event streams
+	lookups  *lookups
+	runner   *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
 	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
@@ -106,9 +104,8 @@ type Ledger struct {
 func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
-		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), hearers: newWaiters[tenants.ID](),
-		refundWaiters: newWaiters[RefundID](), lookups: newLookups(),
-		lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
+		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
+		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -319,6 +316,6 @@ func (l *Ledger) linkChanged(acc *upstream.Account, _ upstream.Link) {
 	}
 	l.linkMoved.wake()
 	l.runner.Poke()
-	l.refundWaiters.wakeAll()
+	l.refunds.wakeAll()
 	l.waiters.wakeAll() // who waits for an outcome looks again: the line may be down
 }

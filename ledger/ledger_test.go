@@ -248,12 +248,14 @@ func TestNothingIsResentBeyondTheKeyMemory(t *testing.T) {
 			p := b.pay("k", validPayment())
 			must(b.sealOnly(string(p.ID)))(t)
 			clock.add(step)
-			b = b.reopen(func(o *testOptions) { o.idle = false })
-			got := b.until(p.ID, func(p Payment) bool { return p.Sync.State == Review })
+			b = b.reopen(nil)
+			if err := b.settle(t.Context(), settleJobOf(p.ID)); err == nil {
+				t.Fatal("settled, though nothing proves how")
+			}
+			got := must(b.Payment(t.Context(), testTenant, string(p.ID)))(t)
 			if got.Status != Pending || got.Sync.Attempts != 1 || len(b.effects()) != 0 {
 				t.Fatalf("%+v, effects %v", got, b.effects())
 			}
-			b.sound()
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,9 +42,12 @@ type listener struct {
 // listeners is the table of what happens when. Webhooks hear of events too, by
 // [Options.Derive], for it knows the tenants' endpoints.
 var listeners = []listener{
-	{"payment.created", "is settled when the line allows", settleJob},
+	{"payment.created", "is settled when the line allows, unless it waits to be confirmed", settleTaken},
+	{"payment.confirmed", "is settled when the line allows", settleJob},
+	{"refund.created", "is settled when the line allows", settleJob},
 	{"payment.succeeded", "the user is told", tellOfPayment("went through")},
 	{"payment.failed", "the user is told", tellOfPayment("was declined")},
+	{"refund.succeeded", "the user is told", tellOfRefund},
 	{"user.created", "gets a welcome e-mail", mailUser("welcome")},
 	{"user.created", "gets a profile and a first notification", one(createProfile)},
 	{"notification.requested", "comes into the user's inbox", one(pushRequested)},
@@ -56,7 +60,16 @@ var listeners = []listener{
 	{"user.*", "is counted", countJob},
 }
 
-// settleJob schedules the settling of a payment. Its id is the payment's, so
+// settleTaken is settleJob, except for an intent that is not confirmed. The data is the
+// ledger's own JSON, whose texts cannot hold a bare quote: it need not be decoded for this.
+func settleTaken(e *Event) []jobs.NewJob {
+	if bytes.Contains(e.Data, []byte(`"status":"`+string(RequiresConfirmation)+`"`)) {
+		return nil
+	}
+	return settleJob(e)
+}
+
+// settleJob schedules the settling of a payment or a refund. Its id is the record's, so
 // that however often it is derived there is one. It has no attempt limit: the
 // queue schedules, the ledger decides when a payment is done with.
 func settleJob(e *Event) []jobs.NewJob {
@@ -120,6 +133,16 @@ func tellOfPayment(how string) func(*Event) []jobs.NewJob {
 		message := fmt.Sprintf("Your payment of %s %s.", Money{p.Amount, p.Currency}, how)
 		return derived(e, NotificationsQueue, tellUser, "told", tellData{*p.UserID, message, e.OccurredAt})
 	}
+}
+
+// tellOfRefund tells the user who had paid.
+func tellOfRefund(e *Event) []jobs.NewJob {
+	var r refundEventData
+	if json.Unmarshal(e.Data, &r) != nil || r.UserID == nil {
+		return nil
+	}
+	message := fmt.Sprintf("Your refund of %s went through.", Money{r.Amount, r.Currency})
+	return derived(e, NotificationsQueue, tellUser, "told", tellData{*r.UserID, message, e.OccurredAt})
 }
 
 func tellOfOrder(e *Event) []jobs.NewJob {

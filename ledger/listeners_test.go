@@ -46,6 +46,11 @@ func TestListeners(t *testing.T) {
 		PaymentSucceeded: {eventData{ID: "pay_1", Amount: 700, Currency: "eur", UserID: &user}, []string{"notifications/tell-user", "data-processing/process-data"}},
 		PaymentFailed:    {eventData{ID: "pay_1", Amount: 700, Currency: "eur"}, []string{"data-processing/process-data"}}, // nobody's
 		PaymentInDoubt:   {eventData{ID: "pay_1", UserID: &user}, nil},
+		PaymentConfirmed: {eventData{ID: "pay_1"}, []string{"payments/settle"}},
+		PaymentCanceled:  {eventData{ID: "pay_1", UserID: &user}, []string{"data-processing/process-data"}}, // whoever did it knows
+		RefundCreated:    {refundEventData{ID: "re_1", UserID: &user}, []string{"payments/settle", "data-processing/process-data"}},
+		RefundSucceeded:  {refundEventData{ID: "re_1", Amount: 700, Currency: "eur", UserID: &user}, []string{"notifications/tell-user", "data-processing/process-data"}},
+		RefundFailed:     {refundEventData{ID: "re_1", UserID: &user}, []string{"data-processing/process-data"}},
 		UserCreated:      {User{ID: "ana", Email: "ana@example.org", Name: "Ana"}, []string{"email/send-email", "notifications/create-profile", "data-processing/process-data"}},
 		UserVerified:     {User{ID: "ana", Email: "ana@example.org"}, []string{"email/send-email", "data-processing/process-data"}},
 		OrderCompleted:   {orderEventData{OrderID: "ord_1", UserID: "ana", Amount: 700, Currency: "eur"}, []string{"email/order-receipt", "notifications/tell-user", "data-processing/process-data"}},
@@ -67,6 +72,18 @@ func TestListeners(t *testing.T) {
 	_, js = jobsOf(t, PaymentSucceeded, eventData{Amount: 1999, Currency: "usd", UserID: &user})
 	if !strings.Contains(string(js[0].Data), `"message":"Your payment of 19.99 USD went through."`) {
 		t.Errorf("%s", js[0].Data)
+	}
+	_, js = jobsOf(t, RefundSucceeded, refundEventData{Amount: 1999, Currency: "usd", UserID: &user})
+	if !strings.Contains(string(js[0].Data), `"message":"Your refund of 19.99 USD went through."`) {
+		t.Errorf("%s", js[0].Data)
+	}
+	// An intent is settled from its confirmation on; texts that look like its status do not stop another payment.
+	if got, _ := jobsOf(t, PaymentCreated, eventData{ID: "pay_1", Status: RequiresConfirmation}); !slices.Equal(got, []string{"data-processing/process-data"}) {
+		t.Errorf("an intent that nobody confirmed makes %v", got)
+	}
+	text := `"status":"requires_confirmation"`
+	if got, _ := jobsOf(t, PaymentCreated, eventData{ID: "pay_1", Status: Pending, UserID: &text}); !slices.Contains(got, "payments/settle") {
+		t.Errorf("a payment of user %s makes %v", text, got)
 	}
 }
 

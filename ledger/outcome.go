@@ -29,6 +29,7 @@ type outcome struct {
 	failure   Failure
 	reason    string // its last error; "" for none
 	unsent    bool   // nothing can have had an effect under the present key
+	forgotten bool   // what is known to be at the processor is not what the record is settled by
 	unpinned  bool   // nor at the present account: any may be next
 	series    int    // the keys to go on with; 0: the present ones
 	looked    bool   // it was looked up and need not be again before it is sent
@@ -198,8 +199,11 @@ func (o *outcome) assignments(s *send) (set string, args []any) {
 			put("source = NULL", nil)
 		}
 	}
-	if o.object != "" {
+	switch {
+	case o.object != "":
 		put("upstream_id = ?", o.object)
+	case o.forgotten:
+		put("upstream_id = NULL", nil)
 	}
 	if o.status == Failed {
 		put("failure_code = ?", o.failure.Code)
@@ -274,7 +278,7 @@ func (l *Ledger) refundEventOf(s *send, o *outcome, now time.Time) *Event {
 // wake tells those who wait for the record that it has changed.
 func (l *Ledger) wake(s *send) {
 	if s.table == refundTable {
-		l.refundWaiters.wake(s.refund.ID)
+		l.refunds.wake(s.refund.ID)
 		return
 	}
 	l.waiters.wake(s.payment.ID)

@@ -34,11 +34,24 @@ func (l *Ledger) Pay(ctx context.Context, t tenants.ID, key IdempotencyKey, p Ne
 
 // meaning is for once.
 func (p *NewPayment) meaning() []string {
-	m := []string{"payment", strconv.FormatInt(p.Amount, 10), p.Currency, p.Source, p.PaymentMethod, p.OrderID, p.UserID, p.Description}
+	kind := surfaced("payment", p.Surface)
+	if p.Unconfirmed {
+		kind += ", unconfirmed"
+	}
+	m := []string{kind, strconv.FormatInt(p.Amount, 10), p.Currency, p.Source, p.PaymentMethod, p.OrderID, p.UserID, p.Description}
 	for _, name := range slices.Sorted(maps.Keys(p.Metadata)) {
 		m = append(m, name, p.Metadata[name])
 	}
 	return m
+}
+
+// surfaced makes a request's meaning that of its surface: the native one's stays what it
+// always was, for stored keys hold it.
+func surfaced(kind, surface string) string {
+	if surface == "" {
+		return kind
+	}
+	return kind + " by " + surface
 }
 
 // acceptance is a payment on its way into a shard: what beforeCommit stores of
@@ -46,8 +59,7 @@ func (p *NewPayment) meaning() []string {
 type acceptance struct {
 	created *Event
 	payment *Payment
-	sealed  []byte // its source
-	kind    string // source or payment_method
+	sealed  any // its source; nil for NULL: an unconfirmed one may have none yet
 	extras  extras
 	key     *keyRow // nil: none
 }
@@ -70,27 +82,29 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	slot := l.slotFor(t, key, p)
 	shard := l.set.Shard(slot)
 	payment := Payment{ID: l.ids.payment(now, slot), Object: "payment", Amount: p.Amount, Currency: p.Currency,
-		Status: Pending, Sync: Sync{State: Queued}, OrderID: optional(p.OrderID), UserID: optional(p.UserID), Description: optional(p.Description),
+		Status: Pending, Means: BySource, Sync: Sync{State: Queued}, OrderID: optional(p.OrderID), UserID: optional(p.UserID), Description: optional(p.Description),
 		Metadata: map[string]string{}, CreatedAt: now}
 	maps.Copy(payment.Metadata, p.Metadata)
 	payment.TakenOffline = l.offline(&tenant)
-
-	held, err := l.reserve(ctx, &tenant, &payment)
-	if err != nil {
+	a := &acceptance{payment: &payment, key: newKeyRow(t, key, recordID(payment.ID), seen)}
+	source := p.Source
+	if p.PaymentMethod != "" || p.Unconfirmed {
+		source, payment.Means = p.PaymentMethod, ByMethod
+	}
+	if source != "" {
+		a.sealed = l.keyring.Seal(sourceRecord(t, payment.ID), []byte(source))
+	}
+	if a.extras, err = encodeExtras(p); err != nil {
 		return Payment{}, err
 	}
-	a := &acceptance{payment: &payment, kind: "source", key: newKeyRow(t, key, recordID(payment.ID), seen)}
-	source := p.Source
-	if p.PaymentMethod != "" {
-		source, a.kind = p.PaymentMethod, "payment_method"
-	}
-	a.sealed = l.keyring.Seal(sourceRecord(t, payment.ID), []byte(source))
-	if a.extras, err = encodeExtras(p); err != nil {
-		held.release()
+	var held reservation
+	if p.Unconfirmed {
+		payment.Status = RequiresConfirmation // it is taken when it is confirmed, and counts from then on
+	} else if held, err = l.reserve(ctx, &tenant, &payment); err != nil {
 		return Payment{}, err
 	}
 	a.created = l.paymentEvent(t, PaymentCreated, &payment, now)
-	a.created.reserved = true
+	a.created.reserved, a.created.unexposed = !p.Unconfirmed, p.Unconfirmed
 	generation := shard.Generation()
 
 	err = shard.Update(ctx, func(tx *shards.Tx) error {
@@ -104,6 +118,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	})
 	l.keys.settled(a.key, err)
 	switch {
+	case p.Unconfirmed: // holds no room
 	case errors.Is(err, shards.ErrUnknown):
 		held.doubt(payment.ID, shard.ID(), generation)
 	case err != nil:
@@ -114,7 +129,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 
 var (
 	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at)`,
-		`(?,?,?,?,'pending','queued',?,?,?,?,?,?,?)`)
+		`(?,?,?,?,?,'queued',?,?,?,?,?,?,?)`)
 	insertKeys   = newInsert(`INSERT OR FAIL INTO idempotency_keys (tenant, record, key, fingerprint)`, `(?,?,?,?)`)
 	insertExtras = newInsert(`INSERT OR FAIL INTO payment_extras (tenant, payment_id, description, metadata)`, `(?,?,?,?)`)
 )
@@ -124,7 +139,7 @@ func (g *group) write(tx *shards.Tx) error {
 	err := insertPayments.exec(tx, len(g.accepted), func(args []any, i int) []any {
 		a := g.accepted[i]
 		p := a.payment
-		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, nullable(p.OrderID), nullable(p.UserID), a.sealed, a.kind,
+		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, string(p.Status), nullable(p.OrderID), nullable(p.UserID), a.sealed, string(p.Means),
 			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli())
 	})
 	if err != nil {

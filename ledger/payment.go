@@ -13,8 +13,9 @@ import (
 type Status string
 
 const (
-	// Pending: accepted and kept, not yet settled. Set by [Ledger.Pay]; left
-	// only by the settling transaction.
+	// Pending: accepted and kept, not yet settled. Set by [Ledger.Pay] or [Ledger.Confirm];
+	// left by the settling transaction, or while provably unsent by [Ledger.Cancel] and a
+	// full refund.
 	Pending Status = "pending"
 	// Succeeded: the processor holds exactly one charge for it. Final.
 	Succeeded Status = "succeeded"
@@ -138,7 +139,9 @@ func (p *NewPayment) validate() error {
 	}
 	p.Currency = c
 	switch {
-	case p.Source == "" && p.PaymentMethod == "":
+	case p.Unconfirmed && p.Source != "":
+		return invalid("source_unconfirmed", "source", "a source is charged at once; name a payment_method, or none yet")
+	case p.Source == "" && p.PaymentMethod == "" && !p.Unconfirmed:
 		return invalid("source_missing", "source", "one of source and payment_method is required")
 	case p.Source != "" && p.PaymentMethod != "":
 		return invalid("source_ambiguous", "payment_method", "give either source or payment_method, not both")
@@ -161,14 +164,25 @@ func (p *NewPayment) validate() error {
 			return cardData(m.field)
 		}
 	}
-	return p.validateMetadata()
+	return validateMetadata(p.Metadata)
 }
 
-func (p *NewPayment) validateMetadata() error {
-	if len(p.Metadata) > metadataKeysMax {
+// checkToken checks a processor's token that came without the rest of a payment.
+func checkToken(field, token string) error {
+	if err := checkText(field, token, tokenMax, true); err != nil {
+		return err
+	}
+	if holdsCardNumber(token) {
+		return cardData(field)
+	}
+	return nil
+}
+
+func validateMetadata(metadata map[string]string) error {
+	if len(metadata) > metadataKeysMax {
 		return invalid("metadata_limit", "metadata", fmt.Sprintf("at most %d keys", metadataKeysMax))
 	}
-	for k, v := range p.Metadata {
+	for k, v := range metadata {
 		if k == "" || utf8.RuneCountInString(k) > metadataKeyMax || utf8.RuneCountInString(v) > metadataValueMax {
 			return invalid("metadata_limit", "metadata", fmt.Sprintf("keys have 1 to %d characters, values at most %d", metadataKeyMax, metadataValueMax))
 		}

@@ -75,27 +75,28 @@ func (l *Ledger) Payment(ctx context.Context, t tenants.ID, id string) (p Paymen
 	}
 	slot, _ := pid.slot()
 	err = l.set.Shard(slot).View(ctx, func(tx *shards.Tx) error {
-		p, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), id))
+		p, err = readPayment(tx, t, pid)
 		return err
 	})
-	if errors.Is(err, sql.ErrNoRows) {
-		return Payment{}, notFound("payment")
-	}
 	if err != nil {
-		return Payment{}, unavailable(err)
+		return Payment{}, found("payment", err)
 	}
-	l.addNextAttempt(t, &p)
+	l.addNextAttempt(t, id, &p.Sync)
 	return p, nil
 }
 
-// addNextAttempt looks up when the queue will try next: it keeps the schedule, the shard does not.
-func (l *Ledger) addNextAttempt(t tenants.ID, p *Payment) {
-	if p.Status.Final() || p.Sync.State == Review || p.Sync.Attempts == 0 {
+func readPayment(tx *shards.Tx, t tenants.ID, id PaymentID) (Payment, error) {
+	return scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), string(id)))
+}
+
+// addNextAttempt looks up when the queue will try a payment or refund next: it keeps the schedule, the shard does not.
+func (l *Ledger) addNextAttempt(t tenants.ID, id string, s *Sync) {
+	if s.State == Settled || s.State == Review || s.Attempts == 0 {
 		return
 	}
-	if j, err := l.jobs.Get(string(t), PaymentsQueue, string(p.ID)); err == nil && j.RunAt.After(l.clock.now()) {
+	if j, err := l.jobs.Get(string(t), PaymentsQueue, id); err == nil && j.RunAt.After(l.clock.now()) {
 		at := j.RunAt.UTC()
-		p.Sync.NextAttemptAt = &at
+		s.NextAttemptAt = &at
 	}
 }
 
@@ -144,7 +145,7 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if f.Sync != "" {
 		and("p.sync = ?", string(f.Sync))
 	}
-	if f.Status == Pending || (f.Sync != "" && f.Sync != Settled) {
+	if f.Status == Pending || f.Status == RequiresConfirmation || (f.Sync != "" && f.Sync != Settled) {
 		where.WriteString(" AND p.sync <> 'settled'") // lets the index of open payments serve
 	}
 	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id DESC LIMIT ?`
@@ -170,7 +171,7 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	page.Data, page.NextCursor = cutPage(all, f.Limit, id)
 	page.HasMore = page.NextCursor != ""
 	for i := range page.Data {
-		l.addNextAttempt(t, &page.Data[i])
+		l.addNextAttempt(t, string(page.Data[i].ID), &page.Data[i].Sync)
 	}
 	return page, nil
 }
@@ -206,13 +207,14 @@ func each(ctx context.Context, files []*shards.Shard, fn func(ctx context.Contex
 	return g.Wait()
 }
 
-// oldestOpen returns when the tenant's oldest unsettled payment was taken.
+// oldestOpen returns when the tenant's oldest unsettled payment was made. An intent counts once it is confirmed, and from
+// when it was made: rather too old than too young.
 func (l *Ledger) oldestOpen(ctx context.Context, t tenants.ID) (at time.Time, found bool, err error) {
 	var mu sync.Mutex // guards at and found
 	err = each(ctx, l.healthy(), func(_ context.Context, tx *shards.Tx) error {
 		var ms int64
 		err := tx.QueryRow(`SELECT created_at FROM payments INDEXED BY payments_open
-			WHERE tenant = ? AND sync <> 'settled' ORDER BY id LIMIT 1`, string(t)).Scan(&ms)
+			WHERE tenant = ? AND sync <> 'settled' AND status = 'pending' ORDER BY id LIMIT 1`, string(t)).Scan(&ms)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

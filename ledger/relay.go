@@ -222,15 +222,29 @@ func (l *Ledger) cursor(ctx context.Context, source string) (jobs.Cursor, bool, 
 	return jobs.Cursor{}, false, l.jobs.DropCursor(ctx, source)
 }
 
-// requeueOpen gives every unsettled payment of the shard that has no job its job.
+// requeueOpen gives every unsettled payment and refund of the shard that has no job its job.
 func (l *Ledger) requeueOpen(ctx context.Context, sh *shards.Shard) error {
+	for _, query := range []string{
+		`SELECT /* box */ tenant, id FROM payments INDEXED BY payments_open
+			WHERE sync <> 'settled' AND sync <> 'review' AND status = 'pending' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`,
+		`SELECT /* box */ tenant, id FROM refunds INDEXED BY refunds_open
+			WHERE sync <> 'settled' AND sync <> 'review' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`,
+	} {
+		if err := l.requeue(ctx, sh, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// requeue gives the records that query pages through their job, where they have none.
+func (l *Ledger) requeue(ctx context.Context, sh *shards.Shard, query string) error {
 	var t, id string
 	for {
 		n := 0
 		var missing []jobs.NewJob
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			rows, err := tx.Query(`SELECT /* box */ tenant, id FROM payments INDEXED BY payments_open
-				WHERE sync <> 'settled' AND sync <> 'review' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`, t, id, relayBatch)
+			rows, err := tx.Query(query, t, id, relayBatch)
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"tenderbox/shards"
 	"tenderbox/tenants"
 )
 
@@ -58,28 +59,37 @@ func (w *waiters[K]) wakeAll() {
 	}
 }
 
-// Await returns the payment as soon as its outcome is known, at once when
-// nothing can be sent (the line is down), and after d as it then is.
-func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.Duration) (Payment, error) {
-	if _, ok := id.slot(); !ok {
+// Await returns the payment as soon as its outcome is known, at once when nothing
+// can be sent (the line is down) or is to be (it is not confirmed), and after d as it then is.
+func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.Duration) (p Payment, err error) {
+	slot, ok := id.slot()
+	if !ok {
 		return Payment{}, notFound("payment")
 	}
 	news, leave := l.waiters.join(id)
 	defer leave()
-	l.parts[l.shardOf(id).ID()].hurry.wake()
+	err = l.await(ctx, t, slot, id, news, d, func() (open bool, err error) {
+		p, err = l.Payment(ctx, t, string(id))
+		return p.Status == Pending && p.Sync.State != Review, err
+	})
+	return p, err
+}
+
+// await looks at a record, again with each news of it, while it is open: being settled.
+func (l *Ledger) await(ctx context.Context, t tenants.ID, slot shards.Slot, id any, news poke, d time.Duration, look func() (open bool, err error)) error {
+	l.parts[l.set.Shard(slot).ID()].hurry.wake()
 	deadline := time.Now().Add(d)
 	for {
-		p, err := l.Payment(ctx, t, string(id))
-		if err != nil || p.Status.Final() || p.Sync.State == Review {
-			return p, err
+		if open, err := look(); err != nil || !open {
+			return err
 		}
 		left := time.Until(deadline)
 		_, onWire := l.onWire.Load(id)
 		if left <= 0 || (!onWire && !l.ready(string(t))) {
-			return p, nil
+			return nil
 		}
 		if err := news.wait(ctx, left); err != nil {
-			return p, nil // the caller has gone; what it would have read stands
+			return nil // the caller has gone; what it would have read stands
 		}
 	}
 }
