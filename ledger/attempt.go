@@ -47,10 +47,10 @@ func (l *Ledger) Attempts(ctx context.Context, t tenants.ID, id string) (steps [
 			return err
 		}
 		rows, err := tx.Query(`SELECT t.record, coalesce(t.step, 'charge') step, t.started_at at, t.ended_at, t.upstream_key, s.body_hash, t.account, t.maybe_sent, t.http_status,
-				t.request_id, t.outcome, t.reason, t.evidence, 1 sent, t.n n FROM attempts t
+				t.request_id, t.outcome, t.reason, t.evidence, t.n attempts, 1 sent, t.n n FROM attempts t
 				LEFT JOIN sends s ON s.tenant = t.tenant AND s.record = t.record AND s.upstream_key = t.upstream_key WHERE t.tenant = ? AND t.record`+of+`
-			UNION ALL SELECT record, kind, started_at, ended_at, NULL, NULL, account, NULL, NULL, NULL, result, reason, evidence, 0, n FROM findings WHERE tenant = ? AND record`+of+`
-			ORDER BY at DESC, sent DESC, n DESC LIMIT ?`, string(t), string(t), id, string(t), id, string(t), string(t), id, string(t), id, attemptsMax)
+			UNION ALL SELECT record, kind, started_at, ended_at, NULL, NULL, account, NULL, NULL, NULL, result, reason, evidence, attempts, 0, n FROM findings WHERE tenant = ? AND record`+of+`
+			ORDER BY at DESC, attempts DESC, sent, n DESC LIMIT ?`, string(t), string(t), id, string(t), id, string(t), string(t), id, string(t), id, attemptsMax)
 		if err != nil {
 			return err
 		}
@@ -77,11 +77,11 @@ func (l *Ledger) Attempts(ctx context.Context, t tenants.ID, id string) (steps [
 }
 
 func scanAttempt(row scanner) (a Attempt, err error) {
-	var at, sent, n int64
+	var at, attempts, sent, n int64
 	var ended, maybe, status sql.NullInt64
 	var key, requestID, verdict, reason, proof sql.NullString
 	var hash []byte
-	if err := row.Scan(&a.Record, &a.Step, &at, &ended, &key, &hash, &a.Account, &maybe, &status, &requestID, &verdict, &reason, &proof, &sent, &n); err != nil {
+	if err := row.Scan(&a.Record, &a.Step, &at, &ended, &key, &hash, &a.Account, &maybe, &status, &requestID, &verdict, &reason, &proof, &attempts, &sent, &n); err != nil {
 		return a, err
 	}
 	a.At, a.EndedAt, a.UpstreamKey = instant(at), optionalTime(ended), optionalText(key)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -83,9 +84,9 @@ func (l *Ledger) writeFinding(tx *shards.Tx, s *send, f *finding, now time.Time)
 		}
 		proof = string(b)
 	}
-	_, err := tx.Exec(`INSERT INTO findings (tenant, record, n, kind, account, epoch, started_at, ended_at, result, reason, evidence)
-		SELECT ?, ?, coalesce(max(n), 0) + 1, ?, ?, ?, ?, ?, ?, ?, ? FROM findings WHERE tenant = ? AND record = ?`,
-		string(s.tenant), s.id, f.kind, f.account, int64(l.set.Manifest().Epoch), f.began.UnixMilli(), now.UnixMilli(), f.result, nullText(f.reason), proof,
+	_, err := tx.Exec(`INSERT INTO findings (tenant, record, n, attempts, kind, account, epoch, started_at, ended_at, result, reason, evidence)
+		SELECT ?, ?, coalesce(max(n), 0) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM findings WHERE tenant = ? AND record = ?`,
+		string(s.tenant), s.id, s.n-1, f.kind, f.account, int64(l.set.Manifest().Epoch), f.began.UnixMilli(), now.UnixMilli(), f.result, nullText(f.reason), proof,
 		string(s.tenant), s.id)
 	return err
 }
@@ -104,33 +105,33 @@ func (l *Ledger) conclude(s *send, f *finding, o outcome) error {
 	return l.apply(s, o, now, func(tx *shards.Tx) error { return l.writeFinding(tx, s, f, now) }, s.n-1)
 }
 
-// adopt settles the record as the processor's object stands, or notes that it is there and has no outcome yet. It reports whether
-// there is more to do at once.
-func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream.Failure) (again bool, err error) {
+// adopt settles the record as the processor's object stands, or notes that it is there and has no outcome yet.
+func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream.Failure) (next, error) {
 	f.evidence = evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
 	switch s.judge(o) {
 	case stoodSucceeded:
 		f.result = resultFound
-		return false, l.conclude(s, f, settledAs(Succeeded, o.ID))
+		return rest, l.conclude(s, f, settledAs(Succeeded, o.ID))
 	case stoodFailed:
 		f.result = resultFound
 		end := settledAs(Failed, o.ID)
 		end.failure = lostFailure(failure)
-		return false, l.conclude(s, f, end)
+		return rest, l.conclude(s, f, end)
 	case stoodWaiting:
 		f.result = resultFound
-		return true, l.conclude(s, f, outcome{sync: Queued, object: o.ID, unsent: true, series: 1, looked: true})
+		return again, l.conclude(s, f, outcome{sync: Queued, object: o.ID, unsent: true, series: 1, looked: true})
 	case stoodPending:
 		f.result, f.reason = resultPending, "the "+o.Kind+" is "+o.Status
+		wish := error(&later{reason: f.reason}) // the queue's backoff spaces the polls
 		if s.upstreamID == o.ID {
-			return false, l.note(s, f)
+			return rest, cmp.Or(l.note(s, f), wish)
 		}
 		end := unsettled(InDoubt, f.reason)
 		end.object, end.looked = o.ID, true
-		return false, l.conclude(s, f, end)
+		return rest, cmp.Or(l.conclude(s, f, end), wish)
 	}
 	f.result = resultUndecided
-	return false, l.review(s, f, fmt.Sprintf("the processor holds a %s for it of another amount or currency", o.Kind))
+	return rest, l.review(s, f, fmt.Sprintf("the processor holds a %s for it of another amount or currency", o.Kind))
 }
 
 // lostFailure puts into words a refusal whose answer was lost: the object alone says little of why.
@@ -157,7 +158,7 @@ func (l *Ledger) refundInReview(t tenants.ID, id string) {
 }
 
 // note stores a look that settled nothing. One that says what the one before said changes that one's row, so that a record
-// looked at for days keeps a few rows; after enough that say nothing, the record goes to a person.
+// looked at for days keeps a few rows; after enough that say nothing, the record goes to a person (errMoved).
 func (l *Ledger) note(s *send, f *finding) error {
 	now := l.clock.now()
 	before, err := l.lastFinding(s)
@@ -175,7 +176,7 @@ func (l *Ledger) note(s *send, f *finding) error {
 		return nil
 	}
 	if before.looks+1 >= looksMin && now.Sub(before.began) >= looksFor {
-		return l.review(s, f, "could not be found out: "+f.reason)
+		return cmp.Or(l.review(s, f, "could not be found out: "+f.reason), errMoved)
 	}
 	return l.update(context.Background(), s, func(tx *shards.Tx) error {
 		_, err := tx.Exec(`UPDATE findings SET ended_at = ?, reason = ?, evidence = json_set(coalesce(evidence, '{}'), '$.looks', ?)
@@ -196,8 +197,8 @@ type lastLook struct {
 	reason       string
 	began        time.Time
 	looks        int64
-	attempts     int       // the record's, when it was looked up; −1 of another kind
-	noted        time.Time // the processor's clock then
+	attempts     int       // that were sealed before
+	noted        time.Time // the processor's clock then; zero if the look did not need it
 }
 
 func (l *Ledger) lastFinding(s *send) (f lastLook, err error) {
@@ -206,7 +207,7 @@ func (l *Ledger) lastFinding(s *send) (f lastLook, err error) {
 		var began int64
 		var noted string
 		err := tx.QueryRow(`SELECT n, kind, result, reason, started_at, coalesce(json_extract(evidence, '$.looks'), 1),
-			coalesce(json_extract(evidence, '$.attempts'), -1), coalesce(json_extract(evidence, '$.noted'), '') FROM findings
+			attempts, coalesce(json_extract(evidence, '$.noted'), '') FROM findings
 			WHERE tenant = ? AND record = ? ORDER BY n DESC LIMIT 1`, string(s.tenant), s.id).Scan(&f.n, &f.kind, &f.result, &reason, &began, &f.looks, &f.attempts, &noted)
 		f.reason, f.began = reason.String, instant(began)
 		f.noted, _ = time.Parse(time.RFC3339Nano, noted) // zero when it was not noted

@@ -59,43 +59,39 @@ func (l *Ledger) doubt(acc *upstream.Account, s *send) doubtful {
 // resolve looks the record up in the processor's list, and adopts what it finds, or lets the record be sent when it is proved that nothing
 // is there: under its key, or if that may be forgotten, under a new one. What can be neither found nor excluded is looked up again, and
 // is a person's in the end.
-func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, why doubtful) (sendable, again bool, err error) {
+func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, why doubtful) (next, error) {
 	f := &finding{kind: kindResolve, account: identity(acc), began: l.clock.now()}
 	if why == remade {
 		f.result, f.reason = resultUndecided, "an intent that nobody confirms moves no money: another is made"
-		return false, true, l.conclude(s, f, outcome{sync: Queued, unsent: true, series: s.series + 1})
+		return again, l.conclude(s, f, outcome{sync: Queued, unsent: true, series: s.series + 1})
 	}
 	sent, err := l.history(ctx, s)
 	if err != nil {
-		return false, false, err
+		return rest, err
 	}
 	q, err := l.question(acc, s, sent, why)
 	if err != nil {
-		return false, false, err
+		return rest, err
 	}
 	r, err := l.look(ctx, s, q)
 	if err != nil {
-		return false, false, err
+		return rest, err
 	}
 	found, err := l.owned(ctx, s, r.of(q.marks))
 	if err != nil {
-		return false, false, err
+		return rest, err
 	}
 	if o, twice := s.choose(found, r.Complete); twice {
 		l.raise(alarmKey{tenant: s.tenant, code: "payment_charged_twice", subject: s.id}, "the processor holds more than one success for "+s.id)
 		f.result, f.evidence = resultFound, proofsOf(found)
-		return false, false, l.review(s, f, "the processor holds more than one success for it")
+		return rest, l.review(s, f, "the processor holds more than one success for it")
 	} else if o != nil {
-		again, err = l.adopt(s, f, &o.Object, upstream.Failure{})
-		if err == nil && f.result == resultPending {
-			err = &later{reason: f.reason}
-		}
-		return false, again, err
+		return l.adopt(s, f, &o.Object, upstream.Failure{})
 	}
 	if why == early {
-		return true, false, nil
+		return transmitNow, nil
 	}
-	return false, true, l.exclude(ctx, acc, s, f, q, r, sent)
+	return again, l.exclude(ctx, acc, s, f, q, r, sent)
 }
 
 // question is what is asked of a collection.
@@ -222,18 +218,17 @@ func (s *send) choose(found []sighting, whole bool) (best *sighting, twice bool)
 
 // absence is what proves that nothing is there.
 type absence struct {
-	Path     string    `json:"path"`
-	From     time.Time `json:"from"`
-	Began    time.Time `json:"began"` // by the processor's clock, as all here
-	After    time.Time `json:"after"` // all sends had ended and were worked off by then
-	Pages    int       `json:"pages"`
-	Objects  int       `json:"objects"`
-	First    string    `json:"first"`
-	Last     string    `json:"last"`
-	KeyID    string    `json:"key_id"`
-	Attempts int       `json:"attempts"`
-	Noted    time.Time `json:"noted"`
-	Looks    int64     `json:"looks"`
+	Path    string    `json:"path"`
+	From    time.Time `json:"from"`
+	Began   time.Time `json:"began"` // by the processor's clock, as all here
+	After   time.Time `json:"after"` // all sends had ended and were worked off by then
+	Pages   int       `json:"pages"`
+	Objects int       `json:"objects"`
+	First   string    `json:"first"`
+	Last    string    `json:"last"`
+	KeyID   string    `json:"key_id"`
+	Noted   time.Time `json:"noted"`
+	Looks   int64     `json:"looks"`
 }
 
 // exclude proves that the reading would show what was sent, and lets the record be sent.
@@ -245,7 +240,7 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 		}
 		return &later{reason: reason}
 	}
-	f.evidence = absence{q.path, r.From, r.Began, q.after, r.Pages, r.Objects, r.First, r.Last, r.KeyID, s.n - 1, acc.Clock(), 1}
+	f.evidence = absence{q.path, r.From, r.Began, q.after, r.Pages, r.Objects, r.First, r.Last, r.KeyID, acc.Clock(), 1}
 	switch {
 	case !r.Complete && r.answer.Outcome == upstream.Retryable && !r.answer.MaybeSent:
 		return &later{after: max(r.answer.RetryAfter, unsentPause)}

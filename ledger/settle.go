@@ -56,8 +56,10 @@ func (e *later) wish() error {
 // A crash after the seal leaves an attempt without outcome: the same bytes go
 // out again under the same key, while the processor remembers it.
 func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
+	what := rest
 	for range stepsMax {
-		again, err := l.advance(ctx, tenants.ID(j.Tenant), j.ID)
+		var err error
+		what, err = l.advance(ctx, tenants.ID(j.Tenant), j.ID, what)
 		var wish *later
 		switch {
 		case errors.Is(err, errMoved):
@@ -72,7 +74,7 @@ func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
 			return wish.wish()
 		case err != nil:
 			return l.settleLater(err)
-		case !again:
+		case what == rest:
 			return nil
 		}
 	}
@@ -90,33 +92,45 @@ func (l *Ledger) settleLater(err error) error {
 	return jobs.Snooze(unsentPause)
 }
 
-// advance takes the next step for a record, and reports whether there is another to be taken at once.
-func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string) (again bool, err error) {
+// next is what is left to do for a record at once.
+type next int
+
+const (
+	rest        next = iota // nothing
+	again                   // whatever follows from how it stands now
+	transmitNow             // it was just looked up: send it
+)
+
+// advance takes the next step for a record.
+func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string, what next) (next, error) {
 	s, err := l.loadSend(ctx, t, id)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = errNoRecord
 	}
 	if err != nil {
-		return false, err
+		return rest, err
 	}
 	if s.final || s.state == Review {
-		return false, nil
+		return rest, nil
 	}
 	acc, err := l.accountFor(s)
 	if err != nil {
-		return false, err
+		return rest, err
 	}
 	leave, err := l.enter(ctx, acc)
 	if err != nil {
-		return false, err
+		return rest, err
 	}
 	defer leave()
+	if what == transmitNow {
+		return l.transmit(ctx, acc, s)
+	}
 	if s.polled() {
 		return l.poll(ctx, acc, s)
 	}
 	if why := l.doubt(acc, s); why != sure {
-		if sendable, again, err := l.resolve(ctx, acc, s, why); err != nil || !sendable {
-			return again, err
+		if what, err := l.resolve(ctx, acc, s, why); err != nil || what != transmitNow {
+			return what, err
 		}
 	}
 	return l.transmit(ctx, acc, s)
@@ -134,9 +148,9 @@ func (l *Ledger) enter(ctx context.Context, acc *upstream.Account) (leave func()
 }
 
 // transmit seals, sends and records.
-func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (again bool, err error) {
+func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
 	if err := l.seal(ctx, acc, s); err != nil {
-		return false, err
+		return rest, err
 	}
 	l.onWire.Store(s.wireKey(), struct{}{})
 	defer l.onWire.Delete(s.wireKey())
@@ -144,15 +158,15 @@ func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (
 	o, err := l.record(s, &answer)
 	switch {
 	case err != nil:
-		return false, err
+		return rest, err
 	case o.status != "":
-		return false, nil
+		return rest, nil
 	case o.unsent && o.object != "":
-		return true, nil // the intent is made: confirm it
+		return again, nil // the intent is made: confirm it
 	case answer.Outcome == upstream.Retryable:
-		return false, &later{after: max(answer.RetryAfter, unsentPause)}
+		return rest, &later{after: max(answer.RetryAfter, unsentPause)}
 	}
-	return false, &later{reason: o.reason}
+	return rest, &later{reason: o.reason}
 }
 
 // promoteAttemptsMax attempts may a payment have made to be sent at once when the

@@ -12,7 +12,7 @@ type ChargeRequest struct {
 	Amount        int64  // minor units
 	Currency      string // ISO 4217, any case; sent in lower case
 	Source        string // a token: asks for a charge
-	PaymentMethod string // a payment method: asks for a payment intent, confirmed at once
+	PaymentMethod string // a payment method: asks for a payment intent, which is confirmed by a request of its own
 	Description   string
 	Metadata      map[string]string
 }
@@ -24,7 +24,6 @@ func (r ChargeRequest) Encode() (path string, body []byte) {
 	f.add("amount", strconv.FormatInt(r.Amount, 10))
 	if r.PaymentMethod != "" {
 		path = PathIntents
-		f.add("confirm", "true")
 	} else {
 		path = PathCharges
 	}
