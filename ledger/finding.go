@@ -218,3 +218,22 @@ func (l *Ledger) lastFinding(s *send) (f lastLook, err error) {
 	})
 	return f, err
 }
+
+// alarmReviews raises the alarms of the shard's refunds in review, which a start has forgotten.
+func (l *Ledger) alarmReviews(ctx context.Context, sh *shards.Shard) error {
+	return sh.View(ctx, func(tx *shards.Tx) error {
+		rows, err := tx.Query(`SELECT /* box */ tenant, id FROM refunds INDEXED BY refunds_open WHERE sync <> 'settled' AND sync = 'review' LIMIT ?`, relayBatch)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var t, id string
+			if err := rows.Scan(&t, &id); err != nil {
+				return err
+			}
+			l.refundInReview(tenants.ID(t), id)
+		}
+		return rows.Err()
+	})
+}

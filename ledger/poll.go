@@ -23,7 +23,12 @@ func (s *send) polled() bool {
 // poll asks the processor for the record's object by its id, and settles the record when that has an end.
 func (l *Ledger) poll(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
 	f := &finding{kind: kindPoll, account: identity(acc), began: l.clock.now()}
+	leave, err := l.enter(ctx, acc)
+	if err != nil {
+		return rest, err
+	}
 	answer := acc.Get(ctx, s.collection()+"/"+url.PathEscape(s.upstreamID))
+	leave()
 	a := s.withoutToken(&answer)
 	switch {
 	case a.Outcome == upstream.Retryable:

@@ -62,7 +62,7 @@ func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
 		what, err = l.advance(ctx, tenants.ID(j.Tenant), j.ID, what)
 		var wish *later
 		switch {
-		case errors.Is(err, errMoved):
+		case errors.Is(err, errMoved), errors.Is(err, errTooOld):
 			continue // how it stands now says what is left to do
 		case errors.Is(err, errNoAccount):
 			return jobs.Snooze(unsentPause)
@@ -117,11 +117,6 @@ func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string, what next
 	if err != nil {
 		return rest, err
 	}
-	leave, err := l.enter(ctx, acc)
-	if err != nil {
-		return rest, err
-	}
-	defer leave()
 	if what == transmitNow {
 		return l.transmit(ctx, acc, s)
 	}
@@ -136,7 +131,7 @@ func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string, what next
 	return l.transmit(ctx, acc, s)
 }
 
-// enter waits for a place among what the account is sent, before anything is sealed.
+// enter waits for a place among what the account is sent, before anything is sealed. leave gives it back.
 func (l *Ledger) enter(ctx context.Context, acc *upstream.Account) (leave func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, enterMax)
 	defer cancel()
@@ -149,12 +144,18 @@ func (l *Ledger) enter(ctx context.Context, acc *upstream.Account) (leave func()
 
 // transmit seals, sends and records.
 func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
+	leave, err := l.enter(ctx, acc)
+	if err != nil {
+		return rest, err
+	}
 	if err := l.seal(ctx, acc, s); err != nil {
+		leave()
 		return rest, err
 	}
 	l.onWire.Store(s.wireKey(), struct{}{})
 	defer l.onWire.Delete(s.wireKey())
 	answer := acc.Post(ctx, s.path, s.body, s.key)
+	leave() // the disk is not the processor's to wait for
 	o, err := l.record(s, &answer)
 	switch {
 	case err != nil:
