@@ -154,6 +154,27 @@ func (b *box) send(ctx context.Context, method, path string, header http.Header,
 	return nil
 }
 
+// pages reads a list of the box's to its end, a page at a time, and shows each of its records. get asks for a path.
+func pages[T any](path string, get func(path string, out any) error, show func(*T)) error {
+	for cursor := ""; ; {
+		var page struct {
+			Data       []T    `json:"data"`
+			HasMore    bool   `json:"has_more"`
+			NextCursor string `json:"next_cursor"`
+		}
+		if err := get(path+"?limit=100"+cursor, &page); err != nil {
+			return err
+		}
+		for i := range page.Data {
+			show(&page.Data[i])
+		}
+		if !page.HasMore || page.NextCursor == "" {
+			return nil
+		}
+		cursor = "&cursor=" + url.QueryEscape(page.NextCursor)
+	}
+}
+
 // refused turns an error answer into one line.
 func refused(server string, status int, content []byte) error {
 	var p problem

@@ -60,36 +60,24 @@ func (queueList) Help() string {
 func (c *queueList) Run(t *terminal) error {
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "QUEUE\tOF\tSTATE\tWAITING\tDELAYED\tACTIVE\tCOMPLETED\tFAILED\tOLDEST WAITS SINCE")
-	cursor := ""
-	for {
-		page := struct {
-			Data       []queueView `json:"data"`
-			HasMore    bool        `json:"has_more"`
-			NextCursor string      `json:"next_cursor"`
-		}{}
-		if err := c.do(t, http.MethodGet, queuesPath+"?limit=100"+cursor, &page); err != nil {
-			return err
+	err := pages(queuesPath, func(path string, out any) error { return c.do(t, http.MethodGet, path, out) }, func(v *queueView) {
+		of, state, oldest := "box", "running", ""
+		if v.Tenant != nil {
+			of = *v.Tenant
 		}
-		for i := range page.Data {
-			v := &page.Data[i]
-			of, state, oldest := "box", "running", ""
-			if v.Tenant != nil {
-				of = *v.Tenant
-			}
-			if v.Paused {
-				state = "paused"
-			}
-			if v.OldestWaitingAt != nil {
-				oldest = v.OldestWaitingAt.Local().Format(time.DateTime)
-			}
-			n := &v.Counts
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", v.Name, of, state, n.Waiting, n.Delayed, n.Active, n.Completed, n.Failed, oldest)
+		if v.Paused {
+			state = "paused"
 		}
-		if !page.HasMore || page.NextCursor == "" {
-			return w.Flush()
+		if v.OldestWaitingAt != nil {
+			oldest = v.OldestWaitingAt.Local().Format(time.DateTime)
 		}
-		cursor = "&cursor=" + url.QueryEscape(page.NextCursor)
+		n := &v.Counts
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", v.Name, of, state, n.Waiting, n.Delayed, n.Active, n.Completed, n.Failed, oldest)
+	})
+	if err != nil {
+		return err
 	}
+	return w.Flush()
 }
 
 // queueNamed are the flags of a command about one queue.

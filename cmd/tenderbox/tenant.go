@@ -82,28 +82,17 @@ func (c *tenantList) Run(t *terminal) error {
 	}
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TENANT\tSTATE\tKEY\tSINCE\tDOMAINS")
-	cursor := ""
-	for {
-		page := struct {
-			Data       []tenantView `json:"data"`
-			HasMore    bool         `json:"has_more"`
-			NextCursor string       `json:"next_cursor"`
-		}{}
-		if err := b.do(t.ctx, http.MethodGet, tenantsPath+"?limit=100"+cursor, nil, &page); err != nil {
-			return err
+	err = pages(tenantsPath, func(path string, out any) error { return b.do(t.ctx, http.MethodGet, path, nil, out) }, func(v *tenantView) {
+		state := "enabled"
+		if v.Disabled {
+			state = "disabled"
 		}
-		for _, v := range page.Data {
-			state := "enabled"
-			if v.Disabled {
-				state = "disabled"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s…\t%s\t%s\n", v.ID, state, v.KeyPrefix, v.CreatedAt.Local().Format(time.DateOnly), strings.Join(v.Domains, " "))
-		}
-		if !page.HasMore || page.NextCursor == "" {
-			return w.Flush()
-		}
-		cursor = "&cursor=" + url.QueryEscape(page.NextCursor)
+		fmt.Fprintf(w, "%s\t%s\t%s…\t%s\t%s\n", v.ID, state, v.KeyPrefix, v.CreatedAt.Local().Format(time.DateOnly), strings.Join(v.Domains, " "))
+	})
+	if err != nil {
+		return err
 	}
+	return w.Flush()
 }
 
 type tenantShow struct {

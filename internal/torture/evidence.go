@@ -125,42 +125,41 @@ type Evidence struct {
 	Reports   map[string][]ReportRow
 }
 
-// write puts the evidence into a file, one JSON object a line.
+// write puts the evidence into a file.
 func (e Evidence) write(file string) error {
+	return writeLines(file, func(line func(kind string, v any)) {
+		lines(line, "problem", e.Problems)
+		lines(line, "life", e.Lives)
+		lines(line, "ask", e.Asks)
+		lines(line, "exchange", e.Exchanges)
+		lines(line, "post", e.Posts)
+		lines(line, "effect", e.Effects)
+		for tenant, payments := range e.Kept {
+			lines(line, "kept by "+tenant, payments)
+		}
+		for tenant, rows := range e.Reports {
+			line("report of "+tenant, rows)
+		}
+	})
+}
+
+// writeLines makes a file of what tell hands to line: one JSON object a line, of one member named by its kind.
+func writeLines(file string, tell func(line func(kind string, v any))) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriter(f)
 	encode := json.NewEncoder(w)
-	line := func(kind string, v any) { err = errors.Join(err, encode.Encode(map[string]any{kind: v})) }
-	for _, p := range e.Problems {
-		line("problem", p)
-	}
-	for _, l := range e.Lives {
-		line("life", l)
-	}
-	for _, a := range e.Asks {
-		line("ask", a)
-	}
-	for _, x := range e.Exchanges {
-		line("exchange", x)
-	}
-	for _, p := range e.Posts {
-		line("post", p)
-	}
-	for _, x := range e.Effects {
-		line("effect", x)
-	}
-	for tenant, payments := range e.Kept {
-		for _, p := range payments {
-			line("kept by "+tenant, p)
-		}
-	}
-	for tenant, rows := range e.Reports {
-		line("report of "+tenant, rows)
-	}
+	tell(func(kind string, v any) { err = errors.Join(err, encode.Encode(map[string]any{kind: v})) })
 	return errors.Join(err, w.Flush(), f.Close())
+}
+
+// lines writes a line for each of many.
+func lines[T any](line func(kind string, v any), kind string, all []T) {
+	for _, v := range all {
+		line(kind, v)
+	}
 }
 
 // history collects what happens while it happens.

@@ -1,10 +1,6 @@
 package torture
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
-	"os"
 	"sync"
 	"time"
 )
@@ -89,38 +85,18 @@ type JobEvidence struct {
 	Left    map[string]int
 }
 
-// write puts the evidence into a file, one JSON object a line.
+// write puts the evidence into a file.
 func (e JobEvidence) write(file string) error {
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriter(f)
-	encode := json.NewEncoder(w)
-	line := func(kind string, v any) { err = errors.Join(err, encode.Encode(map[string]any{kind: v})) }
-	for _, p := range e.Problems {
-		line("problem", p)
-	}
-	for _, l := range e.Lives {
-		line("life", l)
-	}
-	for _, v := range e.Wishes {
-		line("wish", v)
-	}
-	for _, v := range e.Addings {
-		line("adding", v)
-	}
-	for _, v := range e.Takings {
-		line("taking", v)
-	}
-	for _, v := range e.Words {
-		line("word", v)
-	}
-	for _, v := range e.Leases {
-		line("lease", v)
-	}
-	line("left", e.Left)
-	return errors.Join(err, w.Flush(), f.Close())
+	return writeLines(file, func(line func(kind string, v any)) {
+		lines(line, "problem", e.Problems)
+		lines(line, "life", e.Lives)
+		lines(line, "wish", e.Wishes)
+		lines(line, "adding", e.Addings)
+		lines(line, "taking", e.Takings)
+		lines(line, "word", e.Words)
+		lines(line, "lease", e.Leases)
+		line("left", e.Left)
+	})
 }
 
 // jobLog collects it while it happens, and counts what is in flight.

@@ -2,7 +2,6 @@ package torture
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
@@ -83,12 +82,7 @@ func (r *jobRound) tallied(e JobEvidence) JobTally {
 		s.Flight, s.FlightMax = min(s.Flight, d.flight), max(s.FlightMax, d.flight)
 		s.Active, s.ActiveMax = min(s.Active, d.active), max(s.ActiveMax, d.active)
 	}
-	t.startsMu.Lock()
-	defer t.startsMu.Unlock()
-	if s.Starts = len(t.starts); s.Starts > 0 {
-		starts := slices.Sorted(slices.Values(t.starts))
-		s.StartMedian, s.StartMax = starts[len(starts)/2], starts[len(starts)-1]
-	}
+	s.Starts, s.StartMedian, s.StartMax = t.startTimes()
 	return s
 }
 

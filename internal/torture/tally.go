@@ -28,6 +28,17 @@ func (t *tallies) started(took time.Duration) {
 	t.starts = append(t.starts, took)
 }
 
+// startTimes sums up how long the box took to start.
+func (t *tallies) startTimes() (n int, median, longest time.Duration) {
+	t.startsMu.Lock()
+	defer t.startsMu.Unlock()
+	if len(t.starts) == 0 {
+		return 0, 0, 0
+	}
+	sorted := slices.Sorted(slices.Values(t.starts))
+	return len(sorted), sorted[len(sorted)/2], sorted[len(sorted)-1]
+}
+
 // Tally is what a round was made of.
 type Tally struct {
 	Conditions                            string
@@ -75,12 +86,7 @@ func (t *tallies) of(e Evidence, p *blackbox.Processor) Tally {
 			s.Unknown++
 		}
 	}
-	t.startsMu.Lock()
-	defer t.startsMu.Unlock()
-	if s.Starts = len(t.starts); s.Starts > 0 {
-		starts := slices.Sorted(slices.Values(t.starts))
-		s.StartMedian, s.StartMax = starts[len(starts)/2], starts[len(starts)-1]
-	}
+	s.Starts, s.StartMedian, s.StartMax = t.startTimes()
 	return s
 }
 
