@@ -448,7 +448,7 @@ func TestListAndReport(t *testing.T) {
 		}
 	}
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	rows := must(b.Report(t.Context(), testTenant, start, start.Add(10*time.Second)))(t)
+	rows := must(b.Report(t.Context(), testTenant, start, start.Add(10*time.Second)))(t).Payments
 	if len(rows) != 2 || rows[0] != (ReportRow{"eur", Pending, 4, 1 + 4 + 7 + 10, 0}) || rows[1] != (ReportRow{"usd", Pending, 6, 2 + 3 + 5 + 6 + 8 + 9, 0}) {
 		t.Fatalf("%+v", rows)
 	}
