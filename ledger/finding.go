@@ -102,7 +102,7 @@ func nullText(s string) any {
 func (l *Ledger) conclude(s *send, f *finding, o outcome) error {
 	now := l.clock.now()
 	o.settledAt = now
-	return l.apply(s, o, now, func(tx *shards.Tx) error { return l.writeFinding(tx, s, f, now) }, s.n-1)
+	return l.apply(s, o, now, func(tx *shards.Tx) error { return l.writeFinding(tx, s, f, now) }, s.n-1, nil)
 }
 
 // adopt settles the record as the processor's object stands, or notes that it is there and has no outcome yet.

@@ -40,7 +40,7 @@ func TestCrashBetweenCreateAndConfirm(t *testing.T) {
 	id := b.pay("", byMethod()).ID
 	s := must(b.sealOnly(string(id)))(t)
 	answer := b.accountOf(testTenant).Post(t.Context(), s.path, s.body, s.key)
-	must(b.record(s, &answer))(t)
+	must(b.record(s, &answer, nil))(t)
 	p := b.now(id)
 	if p.UpstreamID == nil || p.Sync.State != Queued || p.Sync.FirstSentAt != nil {
 		t.Fatalf("made, and not confirmed: %+v", p)

@@ -91,8 +91,8 @@ func (s *send) tellsOfAnother(a *upstream.Answer) bool {
 
 // record stores the outcome of an attempt: the attempt's row, the record's
 // state (guarded: a final state never changes) and the journal row, in one
-// transaction. It is not cut short by a stop of the box: the answer is in hand.
-func (l *Ledger) record(s *send, answer *upstream.Answer) (outcome, error) {
+// transaction, with what follows in the same (nil: nothing). It is not cut short by a stop of the box: the answer is in hand.
+func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.Tx) error) (outcome, error) {
 	now := l.clock.now()
 	a := s.withoutToken(answer)
 	o := s.outcomeOf(a)
@@ -114,13 +114,13 @@ func (l *Ledger) record(s *send, answer *upstream.Answer) (outcome, error) {
 			now.UnixMilli(), string(result), boolInt(a.MaybeSent), a.Status, a.RequestID, a.Reason, proof,
 			string(s.tenant), s.id, s.n)
 		return err
-	}, s.n)
+	}, s.n, then)
 	return o, err
 }
 
 // apply writes an outcome, and before it what it rests on, in one transaction. The record changes only if it has seen as many
-// attempts as the outcome is about; what it rests on is kept in any case.
-func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards.Tx) error, attempts int) error {
+// attempts as the outcome is about; what it rests on is kept in any case. then is what follows from the change.
+func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards.Tx) error, attempts int, then func(tx *shards.Tx) error) error {
 	set, args := o.assignments(s)
 	event := l.eventOf(s, &o, now)
 	err := l.update(context.Background(), s, func(tx *shards.Tx) error {
@@ -135,10 +135,15 @@ func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards
 		if event != nil {
 			tx.Attach(event)
 		}
-		if o.status == "" {
-			return nil
+		if o.status != "" {
+			if err := l.finish(tx, s, o.status, now); err != nil {
+				return err
+			}
 		}
-		return l.finish(tx, s, o.status, now)
+		if then != nil {
+			return then(tx)
+		}
+		return nil
 	})
 	if err == nil {
 		l.wake(s)

@@ -54,6 +54,11 @@ func (l *Ledger) seal(ctx context.Context, acc *upstream.Account, s *send) error
 	if s.movesMoney() && l.tooOld(acc, s) {
 		return errTooOld
 	}
+	return l.update(ctx, s, l.sealing(acc, s))
+}
+
+// sealing is the seal's part of a transaction.
+func (l *Ledger) sealing(acc *upstream.Account, s *send) func(tx *shards.Tx) error {
 	s.first = s.firstSentAt == nil
 	now, theirs := l.clock.now(), acc.Clock()
 	// A box whose clock runs ahead would make the send look younger later.
@@ -61,7 +66,7 @@ func (l *Ledger) seal(ctx context.Context, acc *upstream.Account, s *send) error
 	if !theirs.IsZero() && theirs.Before(sentAt) {
 		sentAt = theirs
 	}
-	return l.update(ctx, s, func(tx *shards.Tx) error {
+	return func(tx *shards.Tx) error {
 		n, err := tx.Exec(`UPDATE `+string(s.table)+` SET sync = 'sending', attempts = ?, first_sent_at = coalesce(first_sent_at, ?), account = ?
 			WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ? AND series = ? AND resolve_first = 0`,
 			s.n, sentAt.UnixMilli(), identity(acc), string(s.tenant), s.id, s.n-1, s.series)
@@ -81,7 +86,7 @@ func (l *Ledger) seal(ctx context.Context, acc *upstream.Account, s *send) error
 		_, err = tx.Exec(`INSERT INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at, step, credential, their_time) VALUES (?,?,?,?,?,?,?,?,?,?)`,
 			string(s.tenant), s.id, s.n, s.key, identity(acc), int64(l.set.Manifest().Epoch), now.UnixMilli(), string(s.step), acc.KeyID(), knownTime(theirs))
 		return err
-	})
+	}
 }
 
 // knownTime is NULL for a time that nobody told.

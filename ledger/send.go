@@ -217,6 +217,25 @@ func (s *send) chooseStep() {
 	s.key = upstreamKey(s.id, s.step, s.series)
 }
 
+// confirmation is the send that follows from the answer to a create; nil if the answer shows no intent that waits for it.
+func (s *send) confirmation(answer *upstream.Answer) *send {
+	if s.step != create {
+		return nil
+	}
+	made := s.outcomeOfCreate(answer)
+	if made.object == "" || made.status != "" {
+		return nil
+	}
+	c := *s
+	c.upstreamID, c.payment.UpstreamID = made.object, &made.object
+	c.state, c.firstSentAt, c.series, c.n, c.stored = made.sync, nil, made.series, s.n+1, false
+	c.chooseStep()
+	c.path, c.body = c.encode()
+	sum := sha256.Sum256(c.body)
+	c.hash = sum[:]
+	return &c
+}
+
 // open fills in the token and the exact bytes.
 func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) error {
 	if s.table == paymentTable {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -142,7 +143,7 @@ func (l *Ledger) enter(ctx context.Context, acc *upstream.Account) (leave func()
 	return leave, nil
 }
 
-// transmit seals, sends and records.
+// transmit seals, sends and records; an intent that was made it also confirms.
 func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
 	leave, err := l.enter(ctx, acc)
 	if err != nil {
@@ -156,14 +157,52 @@ func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (
 	defer l.onWire.Delete(s.wireKey())
 	answer := acc.Post(ctx, s.path, s.body, s.key)
 	leave() // the disk is not the processor's to wait for
-	o, err := l.record(s, &answer)
+	c := s.confirmation(&answer)
+	if c == nil {
+		return l.received(s, &answer)
+	}
+	if leave, err = l.enter(ctx, acc); err != nil {
+		_, failed := l.record(s, &answer, nil) // confirmed when there is a place
+		return rest, cmp.Or(failed, err)
+	}
+	if err := l.recordAndSeal(acc, s, &answer, c); err != nil {
+		leave()
+		return rest, err
+	}
+	answer = acc.Post(ctx, c.path, c.body, c.key)
+	leave()
+	return l.received(c, &answer)
+}
+
+// recordAndSeal keeps the intent that was made and seals its confirmation in one transaction: one wait for the disk less for who pays.
+func (l *Ledger) recordAndSeal(acc *upstream.Account, s *send, made *upstream.Answer, c *send) error {
+	mu := l.accountMu(s.tenant)
+	mu.RLock() // as for every seal
+	defer mu.RUnlock()
+	if now, err := l.accountFor(c); err != nil || now != acc {
+		_, failed := l.record(s, made, nil)
+		return cmp.Or(failed, err, errMoved)
+	}
+	sealed, seal := false, l.sealing(acc, c)
+	_, err := l.record(s, made, func(tx *shards.Tx) (err error) {
+		err = seal(tx)
+		sealed = err == nil
+		return err
+	})
+	if err == nil && !sealed {
+		err = errMoved
+	}
+	return err
+}
+
+// received records an answer, and says what follows from it for the queue.
+func (l *Ledger) received(s *send, answer *upstream.Answer) (next, error) {
+	o, err := l.record(s, answer, nil)
 	switch {
 	case err != nil:
 		return rest, err
 	case o.status != "":
 		return rest, nil
-	case o.unsent && o.object != "":
-		return again, nil // the intent is made: confirm it
 	case answer.Outcome == upstream.Retryable:
 		return rest, &later{after: max(answer.RetryAfter, unsentPause)}
 	}

@@ -125,7 +125,7 @@ func (l *Ledger) decide(ctx context.Context, t tenants.ID, id, kind string, v *V
 			return err
 		}
 		return l.writeFinding(tx, s, f, now)
-	}, s.n-1)
+	}, s.n-1, nil)
 	if err != nil {
 		return unavailable(err)
 	}
