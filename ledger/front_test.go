@@ -47,6 +47,9 @@ func what(r *http.Request) string {
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.asked[what(r)]++
+	if r.Method == http.MethodGet && r.URL.Query().Get("limit") == "100" {
+		f.asked["pages"]++ // of a look-up, and no probe
+	}
 	desk, lose := f.desk, f.lose
 	f.mu.Unlock()
 	if desk != nil {

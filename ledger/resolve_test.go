@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -251,33 +252,24 @@ func TestOneSweepServesMany(t *testing.T) {
 	for range n {
 		ids = append(ids, b.pay("", validPayment()).ID)
 	}
-	f.set(nil, func(r *http.Request) bool { return what(r) == "POST charges" })
 	for i, id := range ids {
-		if i%2 == 0 { // took effect, answer lost; the other half never left
-			s := must(b.sealOnly(string(id)))(t)
+		if s := must(b.sealOnly(string(id)))(t); i%2 == 0 { // took effect, answer lost; the other half never left
 			f.byHand(t, s.path, must(url.ParseQuery(string(s.body)))(t))
-		} else {
-			must(b.sealOnly(string(id)))(t)
 		}
 	}
-	f.set(nil, nil)
 	b.pass(f, 25*time.Hour)
-	before := f.count("GET charges")
+	b = b.reopen(func(o *testOptions) { o.idle = false })
 	for _, id := range ids {
-		b.settleNow(id)
+		b.settled(id)
 	}
-	pages := f.count("GET charges") - before
-	if most := n/sweepPageSize + 2; pages > most {
+	if pages, most := f.count("pages"), n/2/sweepPageSize+1; pages > most {
 		t.Errorf("%d pages for %d payments, want at most %d", pages, n, most)
 	}
+	effects := b.effects()
 	for _, id := range ids {
-		if got := b.effects()[id]; got != 1 {
-			t.Fatalf("%s: %d effects", id, got)
+		if effects[id] != 1 {
+			t.Errorf("%s: %d effects", id, effects[id])
 		}
-		break
-	}
-	if got := len(b.sim.Ledger().Charges); got != n {
-		t.Errorf("%d charges", got)
 	}
 	b.sound()
 }
@@ -403,4 +395,65 @@ func TestKeyUsedAgainIsAnotherPayment(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	b.sound()
+}
+
+// INV-28: a crash between any two steps of a record's way changes nothing of what it comes to.
+func TestCrashBetweenAllSteps(t *testing.T) {
+	for name, prepare := range map[string]func(b *testBox, f *front) string{
+		"charge, answer lost": func(b *testBox, f *front) string { return string(lostCharge(b, f)) },
+		"charge, cut short": func(b *testBox, _ *front) string {
+			return must(b.sealOnly(string(b.pay("", validPayment()).ID)))(b.t).id
+		},
+		"intent": func(b *testBox, _ *front) string { return string(b.pay("", byMethod()).ID) },
+		"intent, made and cut short": func(b *testBox, _ *front) string {
+			return must(b.sealOnly(string(b.pay("", byMethod()).ID)))(b.t).id
+		},
+		"intent, confirmation's answer lost": func(b *testBox, f *front) string {
+			id := string(b.pay("", byMethod()).ID)
+			f.losing("POST payment_intents/…/confirm")
+			b.mustWait(id)
+			f.set(nil, nil)
+			return id
+		},
+		"refund, answer lost": func(b *testBox, f *front) string {
+			id := string(b.giveBack(b.paid(validPayment()), 500))
+			f.losing("POST refunds")
+			b.mustWait(id)
+			f.set(nil, nil)
+			return id
+		},
+		"refund, cut short": func(b *testBox, f *front) string {
+			return must(b.sealOnly(string(b.giveBack(b.paid(byMethod()), 500))))(b.t).id
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFront(t)
+			b := openFronted(t, f)
+			id := prepare(b, f)
+			b.pass(f, 25*time.Hour)
+			for n := 0; ; n++ {
+				b = b.reopen(nil)
+				b.hear()
+				what, err := b.advance(t.Context(), testTenant, id, rest)
+				if what == transmitNow {
+					what, err = b.advance(t.Context(), testTenant, id, what)
+				}
+				if err != nil || n > stepsMax {
+					t.Fatalf("step %d: %v", n, err)
+				}
+				if what == rest {
+					break
+				}
+			}
+			l := b.sim.Ledger()
+			if strings.HasPrefix(id, refundPrefix) {
+				if r := b.refundNow(RefundID(id)); r.Status != RefundDone || len(l.Refunds) != 1 {
+					t.Fatalf("%+v, %d refunds", r, len(l.Refunds))
+				}
+			} else if p := b.now(PaymentID(id)); p.Status != Succeeded || len(l.Charges) != 1 {
+				t.Fatalf("%+v, %d charges", p, len(l.Charges))
+			}
+			b.sound()
+		})
+	}
 }
