@@ -51,7 +51,7 @@ func (s *send) outcomeOf(a *upstream.Answer) outcome {
 		return outcome{sync: Queued, unsent: true, unpinned: s.step != confirm, reason: a.Reason}
 	case s.step == create:
 		return s.outcomeOfCreate(a)
-	case a.Outcome == upstream.Succeeded:
+	case a.Outcome == upstream.Succeeded && s.judge(&a.Object) == stoodSucceeded: // a confirmation's bytes do not name the amount
 		return settledAs(Succeeded, a.Object.ID)
 	case a.Outcome == upstream.Declined && !s.tellsOfAnother(a):
 		o := settledAs(Failed, "")

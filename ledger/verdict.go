@@ -172,7 +172,7 @@ func (l *Ledger) seen(ctx context.Context, s *send, id string) (*upstream.Object
 	a := s.withoutToken(&answer)
 	o := &a.Object
 	switch {
-	case o.ID == "" && a.Outcome == upstream.Declined:
+	case a.Missing():
 		return nil, invalid("upstream_object_missing", "upstream_id", "the processor has no such object in "+s.collection())
 	case o.ID == "":
 		return nil, away(a.Reason)

@@ -66,7 +66,7 @@ func (l *Ledger) seesThose(ctx context.Context, acc *upstream.Account, s *send, 
 		defer l.lookups.mu.Unlock()
 		l.lookups.shown[k] = true
 		return true, nil
-	case a.Outcome == upstream.Declined && acc.KeyID() == keyID:
+	case a.Missing() && acc.KeyID() == keyID:
 		return false, nil
 	}
 	return false, &later{reason: "whether the API key is the account's could not be found out: " + a.Reason}

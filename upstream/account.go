@@ -26,6 +26,7 @@ type Account struct {
 
 	mu       sync.Mutex // guards what follows; a leaf
 	key      string
+	keyTurn  int      // counts its replacements
 	told     snapshot // what OnChange was last called with
 	telling  bool     // a goroutine is calling OnChange
 	tellMore bool     // and must look again when it is done
@@ -94,7 +95,10 @@ func (a *Account) ForceBreaker(state string) error {
 func (a *Account) rotate(key string) {
 	a.mu.Lock()
 	changed := a.key != key
-	a.key = key
+	if changed {
+		a.key = key
+		a.keyTurn++
+	}
 	a.mu.Unlock()
 	if changed {
 		a.hold.keyChanged()
@@ -118,7 +122,8 @@ func (a *Account) Post(ctx context.Context, path string, body []byte, idempotenc
 	return a.send(ctx, call{method: http.MethodPost, path: path, body: body, idempotencyKey: idempotencyKey, retries: postRetriesMax})
 }
 
-// Get looks something up: an object by its id, or a list. A missing object is Declined with Status 404.
+// Get looks something up: an object by its id, or a list. It proves what the object that is shown proves, and nothing
+// else: one that is not shown (Answer.Missing) is Unknown.
 func (a *Account) Get(ctx context.Context, path string) Answer {
 	return a.send(ctx, call{method: http.MethodGet, path: path, retries: getRetriesMax})
 }

@@ -16,7 +16,7 @@ const metadataPayment = "tenderbox_payment"
 type ask struct {
 	method   string
 	kind     string // charge, payment_intent, refund; "" if the path is none of the known collections
-	id       string // of the object named in the path; "" if none is
+	id       string // of the object named in the path, to look at or to act on; "" if none is
 	list     bool
 	cancel   bool
 	amount   int64 // 0: not named
@@ -25,7 +25,7 @@ type ask struct {
 	probe    bool
 }
 
-var kinds = map[string]string{"charges": "charge", "payment_intents": "payment_intent", "refunds": "refund"}
+var kinds = map[string]string{"charges": kindCharge, "payment_intents": kindIntent, "refunds": kindRefund}
 
 func newAsk(c call) ask {
 	a := ask{method: c.method, probe: c.probe}
@@ -105,26 +105,54 @@ func classify(q ask, status int, header http.Header, body []byte, now time.Time)
 		a.Reason += " without its error object"
 		return a, h
 	}
-	declines := false
-	switch a.Failure.Type {
-	case "card_error", "invalid_request_error":
-		declines = true
-	case "": // a plainer processor's decline; 402 means nothing else
-		declines = status == http.StatusPaymentRequired && (a.Failure.Code != "" || a.Failure.Message != "")
-	}
 	switch {
 	case status == http.StatusConflict:
 		a.Reason = "processor says in progress or in conflict (409)"
 	case status == http.StatusRequestTimeout || status == http.StatusTooEarly || status == http.StatusMisdirectedRequest:
-	case declines:
+	case q.id != "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
+		a.Reason = "the processor does not show the " + q.kind + " (" + strconv.Itoa(status) + ")"
+	case q.method != http.MethodPost || !w.Error.declines(status):
+		a.Reason += " " + a.Failure.Type
+	case q.kind == kindIntent && q.id != "" && w.Error.PaymentIntent.id() != "" && w.Error.PaymentIntent.id() != q.id:
+		a.Reason = "refusal is about another object"
+		return a, ailing
+	case !w.Error.believable():
+		a.Reason = "refused, but " + firstOf(w.Error.PaymentIntent.state("the payment_intent is "), "for the payment_intent's state")
+	default:
 		a.Outcome, a.Reason = Declined, "declined"
 		if code := firstOf(a.Failure.DeclineCode, a.Failure.Code); code != "" {
 			a.Reason += ": " + code
 		}
-	default:
-		a.Reason += " " + a.Failure.Type
 	}
 	return a, h
+}
+
+// declines reports an error that says that what was posted is refused for good.
+func (e *wireError) declines(status int) bool {
+	switch e.Type {
+	case "card_error", "invalid_request_error":
+		return true
+	case "": // a plainer processor's decline; 402 means nothing else
+		return status == http.StatusPaymentRequired && (e.Code.clean() != "" || e.Message.clean() != "")
+	}
+	return false
+}
+
+// codeUnexpectedState is the code of a processor that will not confirm an intent because of where it stands: it may have been
+// confirmed before, by this very payment.
+const codeUnexpectedState = "payment_intent_unexpected_state"
+
+// believable reports whether a refusal that shows its intent fits the state that it shows: none in which money has
+// moved or may move yet.
+func (e *wireError) believable() bool {
+	if e.Code == codeUnexpectedState {
+		return false
+	}
+	switch e.PaymentIntent.Status {
+	case "", stateNeedsMethod, stateNeedsConfirmed, stateCanceled:
+		return true
+	}
+	return false
 }
 
 // codeMissing is the code of a processor that looked for something named in the request and did not find it.
@@ -163,21 +191,23 @@ func classifyObject(q ask, a Answer, w wireObject, err error) (Answer, health) {
 		return a, answered
 	}
 	if q.list {
-		if w.Object != "list" || w.Data == nil {
-			if q.probe {
-				a.Outcome = Succeeded
-				return a, answered
-			}
+		switch {
+		case q.probe && (w.Object != "list" || w.Data == nil || w.HasMore == nil):
+			a.Outcome = Succeeded
+			return a, answered
+		case w.Object != "list" || w.Data == nil:
 			return no(ailing, "answer is not a list")
+		case w.HasMore == nil:
+			return no(ailing, "list does not say whether there is more")
 		}
 		for _, d := range *w.Data {
-			o, problem := d.object(q.kind)
+			o, problem := d.entry(q.kind)
 			if problem != "" {
 				return no(ailing, "list with an entry whose "+problem)
 			}
 			a.List = append(a.List, o)
 		}
-		a.Outcome, a.HasMore = Succeeded, w.HasMore
+		a.Outcome, a.HasMore = Succeeded, *w.HasMore
 		return a, answered
 	}
 	o, problem := w.object(q.kind)
@@ -192,19 +222,22 @@ func classifyObject(q ask, a Answer, w wireObject, err error) (Answer, health) {
 		return no(ailing, "answer names another amount")
 	case q.currency != "" && o.Currency != q.currency:
 		return no(ailing, "answer names another currency")
-	case o.Status == "succeeded" && w.partial():
+	case o.Status == stateSucceeded && w.partial():
 		return no(ailing, "answer says succeeded, but not paid in full")
 	}
 	a.Object = o
-	switch {
-	case o.Status == "succeeded", q.cancel && o.Status == "canceled":
-		a.Outcome = Succeeded
-	case o.Status == "failed" && q.kind != "payment_intent", o.Status == "canceled" && q.kind != "charge":
-		a.Outcome, a.Reason = Declined, "the "+q.kind+" is "+o.Status
-		a.Failure.Code = w.FailureCode.clean()
-		a.Failure.Message = w.FailureMessage.clean()
-	default:
+	if o.Status != stateSucceeded {
 		a.Reason = "the " + q.kind + " is " + o.Status
+	}
+	switch {
+	case o.Status == stateSucceeded, q.cancel && o.Status == stateCanceled:
+		a.Outcome, a.Reason = Succeeded, ""
+	case o.Final():
+		a.Outcome, a.Failure = Declined, w.failure()
+	case o.Kind == kindIntent && o.Status == stateNeedsMethod && w.LastPaymentError != nil:
+		// The confirmation failed and took the payment method away: without another, which is never given it, no
+		// confirmation that is still under way can charge it.
+		a.Outcome, a.Failure = Declined, w.failure()
 	}
 	return a, answered
 }

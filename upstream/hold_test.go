@@ -207,7 +207,7 @@ func TestMissingResourceHoldsNothing(t *testing.T) {
 		if answer := p.pay(); answer.Outcome != upstream.Declined {
 			t.Errorf("%+v", answer)
 		}
-		if answer := p.account.Get(t.Context(), "/charges/ch_1"); answer.Outcome != upstream.Declined || answer.Status != 404 {
+		if answer := p.account.Get(t.Context(), "/charges/ch_1"); answer.Outcome != upstream.Unknown || !answer.Missing() {
 			t.Errorf("%+v", answer)
 		}
 		p.is(upstream.Online, "closed", true)

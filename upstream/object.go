@@ -12,6 +12,8 @@ import (
 const (
 	idLengthMax   = 255
 	textLengthMax = 300 // of a processor's code or message, in bytes
+	// stateLengthMax is more than twice the longest state there is.
+	stateLengthMax = 60
 )
 
 // wireObject is the union of what the processor answers with. Members that are not named here are ignored;
@@ -28,14 +30,18 @@ type wireObject struct {
 	Captured       *bool  `json:"captured"`
 	Paid           *bool  `json:"paid"`
 	AmountReceived *int64 `json:"amount_received"`
-	FailureCode    text   `json:"failure_code"`
-	FailureMessage text   `json:"failure_message"`
+
+	// Why it failed: a charge, a refund, an intent's latest confirmation.
+	FailureCode      text       `json:"failure_code"`
+	FailureMessage   text       `json:"failure_message"`
+	FailureReason    text       `json:"failure_reason"`
+	LastPaymentError *wireError `json:"last_payment_error"`
 
 	Charge        reference `json:"charge"`
 	PaymentIntent reference `json:"payment_intent"`
 
 	Data    *[]wireObject `json:"data"`
-	HasMore bool          `json:"has_more"`
+	HasMore *bool         `json:"has_more"`
 
 	Error *wireError `json:"error"`
 }
@@ -71,40 +77,40 @@ func clean(s string, lengthMax int) string {
 	}, s)
 }
 
-// reference is an id, or the object itself where the processor expanded it.
-type reference string
+// reference names an object: by its id, or by the object itself where the processor expanded it.
+type reference struct {
+	ID     string `json:"id"`
+	Status string `json:"status"` // "" if only the id was given
+}
 
 // UnmarshalJSONFrom takes a string, null, or an object with an id.
 func (r *reference) UnmarshalJSONFrom(d *jsontext.Decoder) error {
-	*r = ""
+	*r = reference{}
 	switch d.PeekKind() {
 	case 'n':
 		return d.SkipValue()
 	case '"':
-		var s string
-		if err := json.UnmarshalDecode(d, &s); err != nil {
-			return err
-		}
-		*r = reference(s)
-		return nil
+		return json.UnmarshalDecode(d, &r.ID)
 	default:
-		var o struct {
-			ID string `json:"id"`
-		}
-		if err := json.UnmarshalDecode(d, &o); err != nil {
-			return err
-		}
-		*r = reference(o.ID)
-		return nil
+		type plain reference // without this method
+		return json.UnmarshalDecode(d, (*plain)(r))
 	}
 }
 
 // id returns the reference if it is one that could stand in a path.
 func (r reference) id() string {
-	if !validID(string(r)) {
+	if !validID(r.ID) {
 		return ""
 	}
-	return string(r)
+	return r.ID
+}
+
+// state returns the object's state behind a phrase; "" if it is not known.
+func (r reference) state(phrase string) string {
+	if r.Status == "" {
+		return ""
+	}
+	return phrase + clean(r.Status, stateLengthMax)
 }
 
 var (
@@ -129,22 +135,46 @@ func decode(header http.Header, body []byte) (w wireObject, err error) {
 // object returns the object if it could be one of that kind; else what is wrong with it. A plain processor may leave
 // the member `object` out; one that names another kind is wrong.
 func (w wireObject) object(kind string) (o Object, problem string) {
+	switch o, problem = w.entry(kind); {
+	case problem != "":
+		return Object{}, problem
+	case w.Amount == 0:
+		return Object{}, "amount is missing or not positive"
+	case w.Currency == "":
+		return Object{}, "currency is missing or malformed"
+	case w.Status == "":
+		return Object{}, "status is missing or malformed"
+	}
+	return o, ""
+}
+
+// entry returns the object as a list shows it. A list proves which ids and metadata there are; others use the account too, so that an
+// entry may have no state, or no amount, as no object of ours has.
+func (w wireObject) entry(kind string) (o Object, problem string) {
 	switch {
 	case w.Object != "" && w.Object != kind:
 		return o, "kind is another"
 	case !validID(w.ID):
 		return o, "id is missing or malformed"
-	case w.Amount <= 0:
+	case w.Amount < 0:
 		return o, "amount is missing or not positive"
-	case !validCurrency(w.Currency):
+	case w.Currency != "" && !validCurrency(w.Currency):
 		return o, "currency is missing or malformed"
-	case w.Status == "" || clean(w.Status, 40) != w.Status:
+	case clean(w.Status, stateLengthMax) != w.Status:
 		return o, "status is missing or malformed"
 	}
 	return Object{
 		Kind: kind, ID: w.ID, Status: w.Status, Amount: w.Amount, Currency: strings.ToLower(w.Currency),
 		Created: w.Created, Metadata: w.Metadata, Charge: w.Charge.id(), PaymentIntent: w.PaymentIntent.id(),
 	}, ""
+}
+
+// failure is what the object itself says of why it failed.
+func (w wireObject) failure() Failure {
+	if w.LastPaymentError != nil {
+		return w.LastPaymentError.failure()
+	}
+	return Failure{Code: firstOf(w.FailureCode.clean(), w.FailureReason.clean()), Message: w.FailureMessage.clean()}
 }
 
 // partial reports a success that contradicts itself: authorised only, unpaid, or received in part.

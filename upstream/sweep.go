@@ -24,45 +24,79 @@ type Sweep struct {
 const (
 	// sweepPage is the most that processors give at once.
 	sweepPage = 100
-	// sweepTriesMax is how often a page is asked for that the processor, or a hold, puts off.
+	// sweepPagesMax ends a list that has no end: 100,000 objects are more than the days of a doubt hold.
+	sweepPagesMax = 1000
+	// sweepTriesMax is how often a page is asked for that the processor, or a hold, puts off, or that is too large.
 	sweepTriesMax = 5
 	// sweepPauseMax is the longest that is waited for such a page: the caller holds a worker.
 	sweepPauseMax = 30 * time.Second
+	// sweepSmaller is what a page is cut by whose answer is too large to be read.
+	sweepSmaller = 4
+	// sweepStaleMax is how much older than the question an answer may claim to be: the processor's machines do not agree to
+	// the second. A page that some deputy has kept would hide what was made since.
+	sweepStaleMax = 10 * time.Second
 )
 
 // Sweep reads the collection at path (PathCharges and so on), newest first, as far as objects created at from, and calls each
 // for every object until it returns false, which ends the sweep incomplete. filter may narrow it (charge=ch_…). The
 // answer is that of the last page; unless it Succeeded the sweep is incomplete.
+//
+// It is complete only if the list proves itself: every page well-formed and fresh, all of it in the order of creation, no object
+// shown twice, its end said in so many words or an object seen that is older than from, and all of it read with one API key. So
+// a list that ignores a parameter makes the sweep longer, or incomplete, never wrong. What is created meanwhile comes before
+// the first page and is not seen.
+//
+// Each page waits for its turn (Enter), and has the budget and the retries of a Get. One that is put off by the processor, or
+// by what it asked for before, is asked for again a few times.
 func (a *Account) Sweep(ctx context.Context, path string, filter url.Values, from time.Time, each func(Object) bool) (Sweep, Answer) {
 	if a.Clock().IsZero() {
 		a.Get(ctx, path+"?limit=1") // any answer tells the processor's time, which must be known before the first page is asked for
 	}
 	from = from.Truncate(time.Second)
-	s := Sweep{From: from, Began: a.Clock(), KeyID: a.KeyID()}
-	query := url.Values{"limit": {strconv.Itoa(sweepPage)}}
+	keyID, keyTurn := a.nameKey()
+	s := Sweep{From: from, Began: a.Clock(), KeyID: keyID}
+	p := pager{Account: a, path: path, query: url.Values{}, size: sweepPage}
 	for name, values := range filter {
-		query[name] = values
+		p.query[name] = values
 	}
 	if from.Unix() > 0 {
-		query.Set("created[gte]", strconv.FormatInt(from.Unix(), 10))
+		p.query.Set("created[gte]", strconv.FormatInt(from.Unix(), 10))
 	}
-	newest := int64(0)
-	for {
-		page := a.page(ctx, path+"?"+query.Encode())
+	seen, newest := map[string]struct{}{}, int64(0)
+	var page Answer
+	unproven := func(why string) (Sweep, Answer) {
+		page.Outcome, page.Reason = Unknown, why
+		return s, page
+	}
+	ended := func() (Sweep, Answer) {
+		if _, turn := a.nameKey(); turn != keyTurn {
+			return unproven("the API key was replaced while the list was read")
+		}
+		s.Complete = true
+		return s, page
+	}
+	for s.Pages < sweepPagesMax {
+		page = p.next(ctx)
 		if page.Outcome != Succeeded {
 			return s, page
 		}
 		s.Pages++
+		if !page.Date.IsZero() && page.Date.Before(s.Began.Add(-sweepStaleMax)) {
+			return unproven("list is older than the question")
+		}
 		for _, o := range page.List {
-			if o.Created <= 0 || newest != 0 && o.Created > newest || o.ID == s.Last {
-				page.Outcome, page.Reason = Unknown, "list is not in order"
-				return s, page
+			_, twice := seen[o.ID]
+			switch {
+			case o.Created <= 0:
+				return unproven("list with an entry without its time")
+			case newest != 0 && o.Created > newest:
+				return unproven("list is not in order")
+			case twice:
+				return unproven("list shows an entry twice")
+			case o.Created < from.Unix(): // a processor that heeds no window
+				return ended()
 			}
-			newest = o.Created
-			if o.Created < from.Unix() { // a processor that heeds no window
-				s.Complete = s.KeyID == a.KeyID()
-				return s, page
-			}
+			seen[o.ID], newest = struct{}{}, o.Created
 			s.Objects++
 			if s.First == "" {
 				s.First = o.ID
@@ -73,21 +107,33 @@ func (a *Account) Sweep(ctx context.Context, path string, filter url.Values, fro
 			}
 		}
 		if !page.HasMore {
-			s.Complete = s.KeyID == a.KeyID()
-			return s, page
+			return ended()
 		}
 		if len(page.List) == 0 {
-			page.Outcome, page.Reason = Unknown, "list has more, and nothing on its page"
-			return s, page
+			return unproven("list has more, and nothing on its page")
 		}
-		query.Set("starting_after", s.Last)
+		p.query.Set("starting_after", s.Last)
 	}
+	return unproven("list has no end")
 }
 
-// page asks for a page, again if the processor puts it off.
-func (a *Account) page(ctx context.Context, path string) (page Answer) {
+// pager asks for the pages of a list.
+type pager struct {
+	*Account
+	path  string
+	query url.Values
+	size  int // of a page
+}
+
+// next asks for the page that the query names.
+func (p *pager) next(ctx context.Context) (page Answer) {
 	for range sweepTriesMax {
-		page = a.Get(ctx, path)
+		p.query.Set("limit", strconv.Itoa(p.size))
+		page = p.get(ctx)
+		if page.Reason == reasonTooLarge && p.size > 1 {
+			p.size = max(p.size/sweepSmaller, 1)
+			continue
+		}
 		if page.Outcome != Retryable || page.RetryAfter <= 0 || page.RetryAfter > sweepPauseMax {
 			return page
 		}
@@ -102,8 +148,25 @@ func (a *Account) page(ctx context.Context, path string) (page Answer) {
 	return page
 }
 
-// KeyID names the account's present API key, and is none: equal keys have equal names.
+func (p *pager) get(ctx context.Context) Answer {
+	if leave, err := p.Enter(ctx); err == nil {
+		defer leave()
+	} // else Get says what is in the way
+	return p.Get(ctx, p.path+"?"+p.query.Encode())
+}
+
+// KeyID names the account's present API key, and is none: equal keys have equal names. Of a key that can be guessed the name
+// can be guessed too.
 func (a *Account) KeyID() string {
-	sum := sha256.Sum256([]byte("tenderbox key id\x00" + a.currentKey()))
-	return hex.EncodeToString(sum[:8])
+	id, _ := a.nameKey()
+	return id
+}
+
+// nameKey returns the name of the present API key, and which of the account's keys it is in turn.
+func (a *Account) nameKey() (id string, turn int) {
+	a.mu.Lock()
+	key, turn := a.key, a.keyTurn
+	a.mu.Unlock()
+	sum := sha256.Sum256([]byte("tenderbox key id\x00" + key))
+	return hex.EncodeToString(sum[:8]), turn
 }

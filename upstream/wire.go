@@ -24,8 +24,10 @@ const (
 	// Full jitter: a random part of a ceiling that doubles from the first to the second.
 	retryDelay    = 50 * time.Millisecond
 	retryDelayMax = time.Second
-	// bodyBytesMax is read of an answer at most. The largest thing asked for, a page of 100 charges, has about 300 KiB.
+	// bodyBytesMax is read of an answer at most: far more than one object has, whose 50 metadata are the largest part.
 	bodyBytesMax = 1 << 20
+	// listBytesMax is read of a page: 100 objects with all the metadata that one can have. (A usual page has about 300 KiB.)
+	listBytesMax = 4 << 20
 )
 
 // call is one thing to ask, in as many tries as it takes.
@@ -63,13 +65,13 @@ type result struct {
 // urlRight reports whether the answer proves that the base URL is the processor's. A 404 or 405 does so only where it
 // names what is missing in a request; for a probe, whose path a processor need not know, never.
 func (r result) urlRight() bool {
-	if r.health != answered || r.Outcome != Succeeded && r.Outcome != Declined {
+	switch {
+	case r.health != answered:
 		return false
-	}
-	if r.Status == http.StatusNotFound || r.Status == http.StatusMethodNotAllowed {
+	case r.Status == http.StatusNotFound || r.Status == http.StatusMethodNotAllowed:
 		return !r.probe && r.Failure.Code == codeMissing
 	}
-	return true
+	return r.Outcome == Succeeded || r.Outcome == Declined || r.Made() || r.Failure.Type == "invalid_request_error"
 }
 
 // failed reports whether the breaker counts it. Answers of the 4xx class never do, whoever wrote them.
@@ -173,17 +175,21 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 		return r, ctx.Err() == nil && !seen.answerBegan() && !hopeless(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, bodyBytesMax+1))
+	q := newAsk(c)
+	bytesMax := int64(bodyBytesMax)
+	if q.list && !q.probe {
+		bytesMax = listBytesMax
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, bytesMax+1))
 	r = result{Answer: Answer{Outcome: Unknown, MaybeSent: true, Status: resp.StatusCode}}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		r.Reason, r.health = reason(ctx, err)+" within the answer", silent
 	case err != nil:
 		r.Reason, r.health = "connection cut within the answer", silent
-	case len(body) > bodyBytesMax:
-		r.Reason, r.health = "answer too large", foreign
+	case int64(len(body)) > bytesMax:
+		r.Reason, r.health = reasonTooLarge, foreign
 	default:
-		q := newAsk(c)
 		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, body, w.cfg.Now())
 		r.urlWrong = collectionUnknown(q, r.Answer)
 	}
@@ -193,6 +199,8 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	}
 	return r, false
 }
+
+const reasonTooLarge = "answer too large"
 
 // cut reports a connection that ended before its time.
 func cut(err error) bool {

@@ -85,11 +85,11 @@ func (s *Simulator) execute(ep endpoint, p url.Values, key string) answer {
 	if ep.method == http.MethodGet {
 		switch ep.collection {
 		case "charges":
-			return read(&st.charges, "charge", ep, p, func(c *Charge) (string, int64) { return c.ID, c.Created })
+			return read(&st.charges, "charge", ep, p, func(c *Charge) listed { return listed{c.Created, "", c.PaymentIntent} })
 		case "payment_intents":
-			return read(&st.intents, "payment_intent", ep, p, func(i *Intent) (string, int64) { return i.ID, i.Created })
+			return read(&st.intents, "payment_intent", ep, p, func(i *Intent) listed { return listed{i.Created, "", nil} })
 		default:
-			return read(&st.refunds, "refund", ep, p, func(r *Refund) (string, int64) { return r.ID, r.Created })
+			return read(&st.refunds, "refund", ep, p, func(r *Refund) listed { return listed{r.Created, r.Charge, r.PaymentIntent} })
 		}
 	}
 	switch {
@@ -112,8 +112,21 @@ func (s *Simulator) execute(ep endpoint, p url.Values, key string) answer {
 	return st.confirm(i, p.Get("payment_method"), key, now)
 }
 
+// listed is what lists are narrowed by.
+type listed struct {
+	created int64
+	charge  string  // "" if the kind has none
+	intent  *string // nil if it has none
+}
+
+// fits reports whether a list that is asked for one charge's or intent's shows it. A kind that has no such member knows no such filter.
+func (l listed) fits(p url.Values) bool {
+	charge, intent := p.Get("charge"), p.Get("payment_intent")
+	return (charge == "" || l.charge == charge) && (intent == "" || l.intent != nil && *l.intent == intent)
+}
+
 // read answers one object, or a page of them, newest first.
-func read[T any](c *collection[T], kind string, ep endpoint, p url.Values, of func(*T) (id string, created int64)) answer {
+func read[T any](c *collection[T], kind string, ep endpoint, p url.Values, of func(*T) listed) answer {
 	if ep.id != "" {
 		v := c.get(ep.id)
 		if v == nil {
@@ -157,9 +170,9 @@ func read[T any](c *collection[T], kind string, ep endpoint, p url.Values, of fu
 		}
 	}
 	fits := func(v *T) bool {
-		_, created := of(v)
-		return created >= within[0] && created > within[1] &&
-			(within[2] < 0 || created <= within[2]) && (within[3] < 0 || created < within[3])
+		l := of(v)
+		return l.fits(p) && l.created >= within[0] && l.created > within[1] &&
+			(within[2] < 0 || l.created <= within[2]) && (within[3] < 0 || l.created < within[3])
 	}
 	page := []*T{}
 	more := false
