@@ -31,13 +31,23 @@ func (r ChargeRequest) Encode() (path string, body []byte) {
 	f.addSet("description", r.Description)
 	f.addMetadata(r.Metadata)
 	f.addSet("payment_method", r.PaymentMethod)
+	if r.PaymentMethod != "" {
+		f.add("payment_method_types[]", intentMethod)
+	}
 	f.addSet("source", r.Source)
 	return path, f
 }
 
+// intentMethod is what intents may be paid with. It is what Stripe-Version 2022-11-15 takes to be meant if nothing is named. From
+// 2023-08-16 on that would be whatever the account's dashboard allows, and a confirmation would be refused without a
+// return_url, and with error_on_requires_action: so it is named.
+const intentMethod = "card"
+
 // ConfirmRequest confirms a payment intent: the step that moves the money.
 type ConfirmRequest struct {
-	Intent        string // pi_…
+	Intent string // pi_…
+	// PaymentMethod replaces the one that the intent was made with. Left empty, an intent whose confirmation failed, which
+	// takes its payment method away, can be charged by no other confirmation that may still be under way: it is Declined for good.
 	PaymentMethod string
 }
 

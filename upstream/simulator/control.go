@@ -11,13 +11,19 @@ type controlView struct {
 	Fired map[string]int64 `json:"fired"`
 }
 
+// order is what POST /_control takes: settings, and what is to be done at this moment.
+type order struct {
+	Control
+	ForgetKeys bool `json:"forget_keys"` // forget every idempotency key now
+}
+
 // serveControl shows the settings; POST sets those that are named, all or none.
 func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodGet:
 	case http.MethodPost:
 		s.mu.Lock()
-		c := s.control
+		c := order{Control: s.control}
 		s.mu.Unlock()
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyBytesMax))
 		d.DisallowUnknownFields()
@@ -33,7 +39,10 @@ func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 		if c.Rate != s.control.Rate {
 			s.setRate(c.Rate)
 		}
-		s.control = c
+		s.control, s.state.settling = c.Control, c.Settling
+		if c.ForgetKeys {
+			s.state.forgetKeys()
+		}
 		s.mu.Unlock()
 	default:
 		w.WriteHeader(http.StatusMethodNotAllowed)

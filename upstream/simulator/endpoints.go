@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 )
 
@@ -25,8 +24,8 @@ func invalid(param, message string) failure {
 	return failure{Type: "invalid_request_error", Param: param, Message: message}
 }
 
-func missing(kind, id string) answer {
-	f := invalid("id", "No such "+kind+": '"+id+"'")
+func missing(param, kind, id string) answer {
+	f := invalid(param, "No such "+kind+": '"+id+"'")
 	f.Code = "resource_missing"
 	return f.as(http.StatusNotFound)
 }
@@ -81,8 +80,10 @@ func route(method, path string) (endpoint, bool) {
 func (s *Simulator) execute(ep endpoint, p url.Values, key string) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st, now := &s.state, s.o.Now().Unix()
+	st := &s.state
+	st.now = s.o.Now()
 	if ep.method == http.MethodGet {
+		st.settle(ep.id)
 		switch ep.collection {
 		case "charges":
 			return read(&st.charges, "charge", ep, p, func(c *Charge) listed { return listed{c.Created, "", c.PaymentIntent} })
@@ -92,108 +93,23 @@ func (s *Simulator) execute(ep endpoint, p url.Values, key string) answer {
 			return read(&st.refunds, "refund", ep, p, func(r *Refund) listed { return listed{r.Created, r.Charge, r.PaymentIntent} })
 		}
 	}
+	st.settle("")
 	switch {
 	case ep.act == "" && len(metadata(p)) > metadataKeysMax:
 		return invalid("metadata", "You can have up to 50 metadata keys on an object.").as(http.StatusBadRequest)
 	case ep.collection == "charges":
-		return st.createCharge(p, key, now)
+		return st.createCharge(p, key)
 	case ep.collection == "refunds":
-		return st.createRefund(p, key, now)
+		return st.createRefund(p, key)
 	case ep.act == "":
-		return st.createIntent(p, key, now)
+		return st.createIntent(p, key)
 	}
 	i := st.intents.get(ep.id)
 	switch {
 	case i == nil:
-		return missing("payment_intent", ep.id)
+		return missing("intent", "payment_intent", ep.id)
 	case ep.act == "cancel":
-		return i.cancel()
+		return i.cancel(p)
 	}
-	return st.confirm(i, p.Get("payment_method"), key, now)
-}
-
-// listed is what lists are narrowed by.
-type listed struct {
-	created int64
-	charge  string  // "" if the kind has none
-	intent  *string // nil if it has none
-}
-
-// fits reports whether a list that is asked for one charge's or intent's shows it. A kind that has no such member knows no such filter.
-func (l listed) fits(p url.Values) bool {
-	charge, intent := p.Get("charge"), p.Get("payment_intent")
-	return (charge == "" || l.charge == charge) && (intent == "" || l.intent != nil && *l.intent == intent)
-}
-
-// read answers one object, or a page of them, newest first.
-func read[T any](c *collection[T], kind string, ep endpoint, p url.Values, of func(*T) listed) answer {
-	if ep.id != "" {
-		v := c.get(ep.id)
-		if v == nil {
-			return missing(kind, ep.id)
-		}
-		return jsonAnswer(http.StatusOK, v)
-	}
-	limit := 10
-	if v := p.Get("limit"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > 100 {
-			return invalid("limit", "Invalid limit: must be from 1 to 100.").as(http.StatusBadRequest)
-		}
-		limit = n
-	}
-	var within [4]int64 // gte, gt, lte, lt
-	for i, op := range []string{"gte", "gt", "lte", "lt"} {
-		within[i] = -1
-		if v := p.Get("created[" + op + "]"); v != "" {
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 0 {
-				return invalid("created", "Invalid timestamp: must be an integer.").as(http.StatusBadRequest)
-			}
-			within[i] = n
-		}
-	}
-	from, to := 0, len(c.items) // [from, to), walked from the end
-	for _, cursor := range []string{"starting_after", "ending_before"} {
-		id := p.Get(cursor)
-		if id == "" {
-			continue
-		}
-		i, ok := c.index[id]
-		if !ok {
-			return invalid(cursor, "No such "+kind+": '"+id+"'").as(http.StatusBadRequest)
-		}
-		if cursor == "starting_after" {
-			to = i
-		} else {
-			from = i + 1
-		}
-	}
-	fits := func(v *T) bool {
-		l := of(v)
-		return l.fits(p) && l.created >= within[0] && l.created > within[1] &&
-			(within[2] < 0 || l.created <= within[2]) && (within[3] < 0 || l.created < within[3])
-	}
-	page := []*T{}
-	more := false
-	if p.Get("ending_before") == "" {
-		for i := to - 1; i >= from && !more; i-- {
-			if !fits(c.items[i]) {
-				continue
-			}
-			if more = len(page) == limit; !more {
-				page = append(page, c.items[i])
-			}
-		}
-	} else { // the page that ends just before the cursor
-		for i := from; i < to && !more; i++ {
-			if !fits(c.items[i]) {
-				continue
-			}
-			if more = len(page) == limit; !more {
-				page = append([]*T{c.items[i]}, page...)
-			}
-		}
-	}
-	return jsonAnswer(http.StatusOK, map[string]any{"object": "list", "url": "/v1/" + ep.collection, "has_more": more, "data": page})
+	return st.confirm(i, p, key)
 }

@@ -71,6 +71,7 @@ func (f Faults) list() []chance {
 // Control is what POST /_control sets and GET /_control shows. A member that a request leaves out stays as it is.
 type Control struct {
 	Faults
+	Settling
 	// RetryAfter is the header of error429, as it is sent. Empty: none.
 	RetryAfter string `json:"retry_after"`
 	// LatencyMS is how long each request is worked on.
@@ -84,7 +85,7 @@ type Control struct {
 func (c Control) validate() error {
 	var problems []error
 	for _, f := range c.list() {
-		if math.IsNaN(f.probability) || f.probability < 0 || f.probability > 1 {
+		if !probability(f.probability) {
 			problems = append(problems, fmt.Errorf("%s: want a probability from 0 to 1", f.fault))
 		}
 	}
@@ -100,8 +101,11 @@ func (c Control) validate() error {
 			break
 		}
 	}
+	problems = append(problems, c.Settling.validate())
 	return errors.Join(problems...)
 }
+
+func probability(p float64) bool { return !math.IsNaN(p) && p >= 0 && p <= 1 }
 
 // SetFaults replaces all probabilities; the zero value heals the processor.
 func (s *Simulator) SetFaults(f Faults) error {

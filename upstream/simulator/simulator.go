@@ -7,13 +7,15 @@
 // parameters again get the stored answer (Idempotent-Replayed: true), also when that answer was a 500; other
 // parameters get 400 idempotency_error; a request that is still being worked on gets 409
 // idempotency_key_in_use. Answers of validation (400, 404), of the rate limit and of a wrong key are not stored. Keys
-// are forgotten after Options.ForgetKeys, if set. GET /_ledger lists every charge and refund that took effect, in
+// are forgotten after Options.ForgetKeys, if set, and all at once when /_control says so. An intent is charged once, whatever
+// the keys of its confirmations. GET /_ledger lists every charge and refund that took effect, in
 // order, with the key and metadata that it came with: it is the judge in tests that count effects.
 //
 // # Main types
 //
 // Simulator is an http.Handler for /charges, /payment_intents and /refunds (with and without /v1) and for
-// its own /_ledger and /_control. Start also gives it a listener, which Cut can take away, so that a dial is refused by
+// its own /_ledger and /_control. What becomes of a charge follows from its token, by the names of Stripe's test tokens (token.go);
+// Settling says how what is pending comes to an end. Start also gives it a listener, which Cut can take away, so that a dial is refused by
 // the operating system. Faults are the probabilities with which it misbehaves (faults.go says what each one does
 // to the request, and whether there is an effect).
 //
@@ -94,7 +96,7 @@ func New(o Options) *Simulator {
 		random:  rand.New(rand.NewPCG(uint64(o.Seed), 0x7e4de2b0)),
 		control: Control{LatencyMS: o.Latency.Milliseconds(), Rate: o.Rate},
 		fired:   map[string]int64{},
-		state:   newState(o.ForgetKeys),
+		state:   newState(o.ForgetKeys, uint64(o.Seed)),
 	}
 	s.setRate(o.Rate)
 	return s

@@ -391,7 +391,7 @@ func TestControl(t *testing.T) {
 	if r := p.charge("k"); r.status != 429 || r.header.Get("Retry-After") != "7" {
 		t.Errorf("faulty: %+v", r)
 	}
-	for _, bad := range []string{`{"eror500":1}`, `{"error500":1.5}`, `{"hang":-1}`, `nonsense`, `{"rate":-1}`, `{"latency_ms":-1}`, `{"retry_after":"a\r\nb: c"}`} {
+	for _, bad := range []string{`{"eror500":1}`, `{"error500":1.5}`, `{"hang":-1}`, `nonsense`, `{"rate":-1}`, `{"latency_ms":-1}`, `{"pending":2}`, `{"pending_fails":-1}`, `{"settle_polls":-1}`, `{"settle_ms":-1}`, `{"forget_keys":1}`, `{"retry_after":"a\r\nb: c"}`} {
 		if r := control(bad); r.status != 400 {
 			t.Errorf("%s: %d %s", bad, r.status, r.body)
 		}

@@ -4,62 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 )
-
-// Charge is a charge as the ledger and the API show it.
-type Charge struct {
-	ID             string            `json:"id"`
-	Object         string            `json:"object"`
-	Amount         int64             `json:"amount"`
-	AmountRefunded int64             `json:"amount_refunded"`
-	Captured       bool              `json:"captured"`
-	Created        int64             `json:"created"`
-	Currency       string            `json:"currency"`
-	Description    *string           `json:"description"`
-	FailureCode    *string           `json:"failure_code"`
-	FailureMessage *string           `json:"failure_message"`
-	Livemode       bool              `json:"livemode"`
-	Metadata       map[string]string `json:"metadata"`
-	Paid           bool              `json:"paid"`
-	PaymentIntent  *string           `json:"payment_intent"`
-	Refunded       bool              `json:"refunded"`
-	Status         string            `json:"status"`
-
-	key string // the idempotency key it was made under
-}
-
-// Intent is a payment intent.
-type Intent struct {
-	ID             string            `json:"id"`
-	Object         string            `json:"object"`
-	Amount         int64             `json:"amount"`
-	AmountReceived int64             `json:"amount_received"`
-	Created        int64             `json:"created"`
-	Currency       string            `json:"currency"`
-	Description    *string           `json:"description"`
-	LatestCharge   *string           `json:"latest_charge"`
-	Livemode       bool              `json:"livemode"`
-	Metadata       map[string]string `json:"metadata"`
-	PaymentMethod  *string           `json:"payment_method"`
-	Status         string            `json:"status"`
-}
-
-// Refund is a refund.
-type Refund struct {
-	ID            string            `json:"id"`
-	Object        string            `json:"object"`
-	Amount        int64             `json:"amount"`
-	Charge        string            `json:"charge"`
-	Created       int64             `json:"created"`
-	Currency      string            `json:"currency"`
-	Metadata      map[string]string `json:"metadata"`
-	PaymentIntent *string           `json:"payment_intent"`
-	Status        string            `json:"status"`
-
-	key string
-}
 
 // Effect is one line of the ledger: money that moved.
 type Effect struct {
@@ -79,10 +27,12 @@ type Ledger struct {
 	Refunds []Effect `json:"refunds"`
 }
 
-// Ledger returns a copy of what took effect. A charge that was declined did not.
+// Ledger returns a copy of what took effect. What was declined, is pending or failed did not.
 func (s *Simulator) Ledger() Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.state.now = s.o.Now()
+	s.state.settle("")
 	l := Ledger{Charges: []Effect{}, Refunds: []Effect{}}
 	for _, c := range s.state.charges.items {
 		if c.Status == "succeeded" {
@@ -94,8 +44,14 @@ func (s *Simulator) Ledger() Ledger {
 		}
 	}
 	for _, r := range s.state.refunds.items {
-		l.Refunds = append(l.Refunds, Effect{ID: r.ID, Amount: r.Amount, Currency: r.Currency, IdempotencyKey: r.key,
-			Metadata: r.Metadata, Created: r.Created, Charge: r.Charge})
+		if r.Status != "succeeded" {
+			continue
+		}
+		e := Effect{ID: r.ID, Amount: r.Amount, Currency: r.Currency, IdempotencyKey: r.key, Metadata: r.Metadata, Created: r.Created, Charge: r.Charge}
+		if r.PaymentIntent != nil {
+			e.PaymentIntent = *r.PaymentIntent
+		}
+		l.Refunds = append(l.Refunds, e)
 	}
 	return l
 }
@@ -127,6 +83,11 @@ type state struct {
 	intents collection[Intent]
 	refunds collection[Refund]
 	serial  int64
+	now     time.Time // of the request that is worked on
+
+	settling Settling
+	random   *rand.Rand
+	opened   []*opened // in the order of their making
 
 	keys   map[string]*keyed
 	byAge  []aged // of keys, oldest first
@@ -147,8 +108,9 @@ type keyed struct {
 	body   []byte
 }
 
-func newState(forget time.Duration) state {
+func newState(forget time.Duration, seed uint64) state {
 	return state{
+		random:  rand.New(rand.NewPCG(seed, 0x5e771e)),
 		charges: newCollection[Charge](), intents: newCollection[Intent](), refunds: newCollection[Refund](),
 		keys: map[string]*keyed{}, forget: forget,
 	}
@@ -221,9 +183,12 @@ func fingerprint(parts ...string) [sha256.Size]byte {
 	return sha256.Sum256([]byte(strings.Join(parts, "\n")))
 }
 
-// ForgetAllKeys makes the processor forget every idempotency key, as one does that promised to keep them longer.
+// ForgetAllKeys makes the processor forget every idempotency key, as one does that promised to keep them longer; those of
+// requests that are being worked on too.
 func (s *Simulator) ForgetAllKeys() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.keys, s.state.byAge = map[string]*keyed{}, nil
+	s.state.forgetKeys()
 }
+
+func (st *state) forgetKeys() { st.keys, st.byAge = map[string]*keyed{}, nil }
