@@ -74,8 +74,9 @@ torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DU
 	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture(Jobs)?$$' -args \
 	  -rounds=10 -flight=100000 $(if $(SEED),-seed=$(SEED)) $(KNOBS)
 
-tools: ## Downloads and builds the pinned tools that the checks use
+tools: ## Downloads and builds the pinned tools that checks and tests use
 	$(STATICCHECK) -version
+	go tool -modfile=tools/go.mod stripe-mock -version
 
 dist: ## Reproducible tarballs for linux amd64 and arm64, with checksums, in bin/dist
 	VERSION='$(VERSION)' sh dist/pack.sh bin/dist

@@ -107,10 +107,14 @@ func (f *form) addSet(name, value string) {
 	}
 }
 
+// addMetadata leaves out names with brackets: processors refuse them, or read them as something else, and a payment must not
+// fail for a note.
 func (f *form) addMetadata(m map[string]string) {
 	keys := make([]string, 0, len(m))
 	for k := range m {
-		keys = append(keys, k)
+		if !strings.ContainsAny(k, "[]") {
+			keys = append(keys, k)
+		}
 	}
 	sort.Strings(keys)
 	for _, k := range keys {

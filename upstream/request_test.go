@@ -8,7 +8,7 @@ import (
 
 func TestEncodeIsDeterministic(t *testing.T) {
 	r := ChargeRequest{Amount: 1999, Currency: "USD", Source: "tok_visa", Description: "two & a half = ½",
-		Metadata: map[string]string{"tenderbox_payment": "pay_1", "b": "2", "a": "1", "z z": "&="}}
+		Metadata: map[string]string{"tenderbox_payment": "pay_1", "b": "2", "a": "1", "z z": "&=", "a[b]": "x", "a][b": "x"}}
 	path, body := r.Encode()
 	const want = "amount=1999&currency=usd&description=two+%26+a+half+%3D+%C2%BD&metadata%5Ba%5D=1&metadata%5Bb%5D=2&metadata%5Btenderbox_payment%5D=pay_1&metadata%5Bz+z%5D=%26%3D&source=tok_visa"
 	if path != "/charges" || string(body) != want {
