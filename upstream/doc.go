@@ -12,7 +12,10 @@
 //
 //   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
 //   - Account sends (Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
-//   - Answer is the typed result.
+//   - Answer is the typed result. Made says that an object is there and has no end yet.
+//   - Sweep reads a list from now back to a time. It is the only proof that something is not there: a 404 is none.
+//   - ChargeRequest, ConfirmRequest and RefundRequest encode what is asked for. A payment method takes two of them: one makes an
+//     intent, which moves nothing, the other confirms it.
 //
 // Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
 //
