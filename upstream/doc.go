@@ -8,14 +8,15 @@
 // if not one byte of the request was handed to a connection. The processor is treated as hostile: answers are
 // read up to a limit, never decompressed, never followed elsewhere, decoded strictly.
 //
+// That something is not there is proved by Sweep alone, a list that was read whole, from now back to a time: a 404 proves nothing.
+// What is there and has no end yet (Answer.Made) is asked for by its id until it has one. A payment method takes two requests:
+// one makes an intent, which moves no money, the other confirms it.
+//
 // # Main types
 //
 //   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
 //   - Account sends (Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
-//   - Answer is the typed result. Made says that an object is there and has no end yet.
-//   - Sweep reads a list from now back to a time. It is the only proof that something is not there: a 404 is none.
-//   - ChargeRequest, ConfirmRequest and RefundRequest encode what is asked for. A payment method takes two of them: one makes an
-//     intent, which moves nothing, the other confirms it.
+//   - Answer is the typed result.
 //
 // Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
 //
