@@ -371,3 +371,47 @@ func TestKeyID(t *testing.T) {
 		t.Errorf("put back: %q", other.KeyID())
 	}
 }
+
+// Whatever the processor does to its answers, a sweep that says complete has seen everything.
+func TestSweepNeverLies(t *testing.T) {
+	complete, incomplete := 0, 0
+	for seed := range int64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			s := simulator.New(simulator.Options{Key: "sk", Seed: seed})
+			t.Cleanup(func() { s.Close() })
+			line := upstreamtest.NewLine(t, s)
+			_, a := account(t, upstream.Config{URL: upstreamtest.URL, Key: "sk", Dial: line.Dial})
+			const there = 350
+			want := map[string]bool{}
+			for i := range there {
+				path, body := upstream.ChargeRequest{Amount: 1, Currency: "usd", Source: "tok_visa"}.Encode()
+				want[a.Post(t.Context(), path, body, fmt.Sprint("k", i)).Object.ID] = true
+			}
+			s.SetFaults(simulator.Faults{Garbage: 0.1, CaptivePortal: 0.02, Error500: 0.02, Error429: 0.1, Hang: 0.02, DropAfterEffect: 0.05, Refuse: 0.05})
+			for range 5 {
+				_ = a.ForceBreaker("close")
+				sweep, answer, seen := sweepAll(t.Context(), a, 0)
+				if sweep.Complete != (answer.Outcome == upstream.Succeeded) {
+					t.Errorf("seed %d: %+v, %+v", seed, sweep, answer)
+				}
+				if !sweep.Complete {
+					incomplete++
+					continue
+				}
+				complete++
+				ids := strings.Fields(seen)
+				for _, id := range ids {
+					if !want[id] {
+						t.Errorf("seed %d: %q was not there", seed, id)
+					}
+				}
+				if len(ids) != there {
+					t.Errorf("seed %d: complete with %d of %d", seed, len(ids), there)
+				}
+			}
+		})
+	}
+	if complete < 20 || incomplete < 20 {
+		t.Errorf("%d complete, %d not: the processor was too kind, or too hostile", complete, incomplete)
+	}
+}
