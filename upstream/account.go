@@ -22,6 +22,7 @@ type Account struct {
 	breaker *breaker
 	hold    *hold
 	clock   processorClock
+	pace    *pace
 	poke    chan struct{} // wakes the watch; holds one token
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -51,6 +52,7 @@ func newAccount(owner *Accounts, id identity, key string) *Account {
 		poke:    make(chan struct{}, 1),
 		key:     key,
 	}
+	a.pace = newPace(cfg, a.admits)
 	a.told = a.snapshot()
 	return a
 }
@@ -133,12 +135,16 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 	if reason, remaining := a.hold.inForce(); remaining > 0 {
 		return Answer{Outcome: Retryable, Reason: "not sent: " + reason, RetryAfter: remaining}
 	}
+	from := time.Now()
 	r, ok := a.breaker.do(func() result { return a.ask(ctx, c) })
 	if !ok {
 		a.tell() // asking may have moved it from open to half-open
 		return Answer{Outcome: Retryable, Reason: "not sent: circuit breaker open", RetryAfter: a.breaker.remaining()}
 	}
 	a.learn(r)
+	if c.method == http.MethodPost {
+		a.pace.observe(from, r)
+	}
 	return r.Answer
 }
 
@@ -275,7 +281,20 @@ func (a *Account) tell() {
 	}
 }
 
+// admits says whether a payment may be sent: nil and 0; in how long, if the processor asked to wait; or ErrNotReady.
+func (a *Account) admits() (wait time.Duration, err error) {
+	s := a.snapshot()
+	if s.ready {
+		return 0, nil
+	}
+	if wait := a.hold.pause(); wait > 0 && (s.link == Online || s.link == Degraded) && s.breaker == BreakerClosed {
+		return wait, nil
+	}
+	return 0, ErrNotReady
+}
+
 func (a *Account) announce(before, now snapshot) {
+	a.pace.look()
 	link := a.Link()
 	a.cfg.Logger.Info("upstream changed", "account", a.id.account, "link", now.link, "was", before.link,
 		"breaker", now.breaker, "ready", now.ready, "evidence", link.Evidence)

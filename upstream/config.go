@@ -24,6 +24,11 @@ type Config struct {
 	// Timeout is the budget of one call, from the dial to the last byte of the answer, its retries
 	// included. Default 5 s; negative is refused.
 	Timeout time.Duration
+	// Concurrency is how many payments are on their way to an account at a time, at most: it begins with few and finds out how many
+	// do the processor good. Default 64, up to 1024.
+	Concurrency int
+	// Rate is how many payments a second an account is sent at most. 0: what the processor allows is learned from its 429s.
+	Rate int
 	// ProbeInterval is how long the line may be silent before it is probed. Default 2 s.
 	ProbeInterval time.Duration
 	// ProbePath is what a probe asks for. Default /charges?limit=1.
@@ -67,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = paceMaxDefault
 	}
 	if c.ProbeInterval == 0 {
 		c.ProbeInterval = defaultProbeInterval
@@ -127,6 +135,12 @@ func (c Config) Validate() error {
 	}
 	if c.BreakerFailures < 0 {
 		bad("breaker failures %d: must not be negative", c.BreakerFailures)
+	}
+	if c.Concurrency < 0 || c.Concurrency > paceMaxMost {
+		bad("upstream concurrency %d: use 1 to %d, or 0 for %d", c.Concurrency, paceMaxMost, paceMaxDefault)
+	}
+	if c.Rate < 0 {
+		bad("upstream rate %d: must not be negative", c.Rate)
 	}
 	return errors.Join(problems...)
 }

@@ -151,6 +151,17 @@ func (h *hold) inForce() (reason string, remaining time.Duration) {
 	return "", 0
 }
 
+// pause is how long the processor asked to wait; 0 if it did not, or if requests are held for another reason too.
+func (h *hold) pause() time.Duration {
+	now := h.cfg.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.key.raised || h.url.raised && now.Sub(h.url.latest) < refusedMax {
+		return 0
+	}
+	return max(h.rateUntil.Sub(now), 0)
+}
+
 func (h *hold) alarms() []Alarm {
 	now := h.cfg.Now()
 	h.mu.Lock()

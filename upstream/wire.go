@@ -77,6 +77,11 @@ func (r result) failed() bool {
 	return r.health > answered && (r.Status < 400 || r.Status > 499)
 }
 
+// throttled reports whether the processor refused it because there were too many.
+func (r result) throttled() bool {
+	return r.Status == http.StatusTooManyRequests && (r.health == answered || r.health == foreign)
+}
+
 // wire does HTTP for one account.
 type wire struct {
 	cfg       *Config
