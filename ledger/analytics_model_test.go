@@ -112,6 +112,8 @@ func (s *sums) booked() map[tallyKey]Tally {
 	for query, noun := range map[string]Noun{
 		`SELECT tenant, currency, amount, created_at, 'created' FROM payments
 		 UNION ALL SELECT tenant, currency, amount, settled_at, status FROM payments WHERE settled_at IS NOT NULL`: PaymentNoun,
+		`SELECT tenant, currency, amount, created_at, 'created' FROM refunds WHERE NOT voids
+		 UNION ALL SELECT tenant, currency, amount, settled_at, status FROM refunds WHERE settled_at IS NOT NULL AND NOT voids`: RefundNoun,
 		`SELECT tenant, currency, amount, created_at, 'created' FROM orders
 		 UNION ALL SELECT tenant, currency, amount, paid_at, 'paid' FROM orders WHERE paid_at IS NOT NULL
 		 UNION ALL SELECT tenant, currency, amount, completed_at, 'completed' FROM orders WHERE completed_at IS NOT NULL
@@ -216,7 +218,22 @@ func (s *sums) act(random *rand.Rand, made *madeThings) {
 		i := random.IntN(len(made.pending))
 		p := made.pending[i]
 		made.pending = slices.Delete(made.pending, i, i+1)
+		whose := tenants.ID(p[0])
+		switch random.IntN(8) {
+		case 0:
+			_, _, err := s.Cancel(t.Context(), whose, "", p[1])
+			check(err)
+			return
+		case 1: // cancels it, and is no refund to count
+			_, _, err := s.CreateRefund(t.Context(), whose, "", NewRefund{PaymentID: p[1]})
+			check(err)
+			return
+		}
 		check(s.settle(t.Context(), &jobs.Job{NewJob: jobs.NewJob{Tenant: p[0], ID: p[1]}}))
+		if now, err := s.Payment(t.Context(), whose, p[1]); err == nil && now.Status == Succeeded && random.IntN(2) == 0 {
+			_, _, err := s.CreateRefund(t.Context(), whose, "", NewRefund{PaymentID: p[1], Amount: 1 + random.Int64N(now.Amount)})
+			check(err)
+		}
 	case len(made.orders) > 0:
 		o := made.orders[random.IntN(len(made.orders))]
 		if now, err := s.Order(t.Context(), tenants.ID(o[0]), o[1]); err == nil && now.Status == StatusPaid {

@@ -127,7 +127,7 @@ func TestCancelRefuses(t *testing.T) {
 	b.settleNow(paid.ID)
 	declined.Source = "tok_chargeDeclined"
 	no := b.settleNow(b.pay("2", declined).ID)
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, sealed.ID))(t)))(t)
+	must(b.sealOnly(string(sealed.ID)))(t)
 	if err := b.sim.SetFaults(simulator.Faults{DropAfterEffect: 1}); err != nil {
 		t.Fatal(err)
 	}

@@ -87,6 +87,10 @@ func (a *audit) shard(ctx context.Context, sh *shards.Shard) error {
 	})
 }
 
+// provesSuccess holds for an attempt or finding t that shows the processor's object of the record p.
+const provesSuccess = `json_extract(t.evidence, '$.status') = 'succeeded' AND json_extract(t.evidence, '$.id') = p.upstream_id
+	AND json_extract(t.evidence, '$.amount') = p.amount AND json_extract(t.evidence, '$.currency') = p.currency`
+
 // auditRules are queries that return a text for each record that breaks an
 // invariant; none in a sound box.
 var auditRules = []struct{ what, query string }{
@@ -154,17 +158,30 @@ var auditRules = []struct{ what, query string }{
 		WHERE NOT r.voids AND (coalesce(j.n, 0) <> (r.sync = 'settled') OR j.type <> 'refund.' || r.status)`},
 	{"refund has an upstream id that another one has", `/* box */
 		SELECT tenant || ' ' || max(id) FROM refunds WHERE upstream_id IS NOT NULL GROUP BY tenant, upstream_id HAVING count(*) > 1`},
-	{"succeeded payment has no proof of the same amount and currency", `/* box */
-		SELECT p.tenant || ' ' || p.id FROM payments p
-		WHERE p.status = 'succeeded' AND NOT EXISTS (SELECT 1 FROM attempts t
-			WHERE t.tenant = p.tenant AND t.record = p.id AND t.outcome = 'succeeded'
-			AND json_extract(t.evidence, '$.id') = p.upstream_id
-			AND json_extract(t.evidence, '$.amount') = p.amount AND json_extract(t.evidence, '$.currency') = p.currency)`},
+	{"success has no proof of the same amount and currency", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM (SELECT tenant, id, upstream_id, amount, currency FROM payments WHERE status = 'succeeded' UNION ALL
+			SELECT tenant, id, upstream_id, amount, currency FROM refunds WHERE status = 'succeeded' AND NOT voids) p
+		WHERE NOT EXISTS (SELECT 1 FROM attempts t WHERE t.tenant = p.tenant AND t.record = p.id AND t.outcome = 'succeeded' AND ` + provesSuccess + `)
+		AND NOT EXISTS (SELECT 1 FROM findings t WHERE t.tenant = p.tenant AND t.record = p.id AND t.result IN ('found', 'succeeded') AND ` + provesSuccess + `)`},
+	{"failure that no answer, finding or verdict says", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM (SELECT tenant, id FROM payments WHERE status = 'failed' UNION ALL SELECT tenant, id FROM refunds WHERE status = 'failed') p
+		WHERE NOT EXISTS (SELECT 1 FROM attempts t WHERE t.tenant = p.tenant AND t.record = p.id AND t.outcome = 'declined')
+		AND NOT EXISTS (SELECT 1 FROM findings t WHERE t.tenant = p.tenant AND t.record = p.id
+			AND (t.kind = 'verdict' AND t.result = 'failed' OR t.result = 'found' AND json_extract(t.evidence, '$.status') <> 'succeeded'))`},
 	{"number of attempts differs from the attempts stored", `/* box */
-		SELECT p.tenant || ' ' || p.id FROM payments p
+		SELECT p.tenant || ' ' || p.id FROM (SELECT tenant, id, attempts FROM payments UNION ALL SELECT tenant, id, attempts FROM refunds) p
 		LEFT JOIN (SELECT tenant, record, count(*) n, max(n) last FROM attempts GROUP BY tenant, record) t
 			ON t.tenant = p.tenant AND t.record = p.id
 		WHERE p.attempts <> coalesce(t.n, 0) OR p.attempts <> coalesce(t.last, 0)`},
+	{"attempt or finding of a record that is not there", `/* box */
+		SELECT t.tenant || ' ' || t.record FROM (SELECT tenant, record FROM attempts UNION SELECT tenant, record FROM findings) t
+		LEFT JOIN payments p ON p.tenant = t.tenant AND p.id = t.record LEFT JOIN refunds r ON r.tenant = t.tenant AND r.id = t.record
+		WHERE p.id IS NULL AND r.id IS NULL`},
+	{"another upstream key is in use, and nothing proves that the one before had no effect", `/* box */
+		SELECT p.tenant || ' ' || p.id FROM (SELECT tenant, id, series, source_kind means FROM payments WHERE series > 1 UNION ALL
+			SELECT tenant, id, series, 'source' FROM refunds WHERE series > 1) p
+		WHERE p.series - 1 > (SELECT count(*) FROM findings t WHERE t.tenant = p.tenant AND t.record = p.id
+			AND (t.result = 'absent' OR t.kind = 'verdict' AND t.result = 'resend' OR p.means = 'payment_method'))`},
 	{"attempt without the sealed bytes that it sent", `/* box */
 		SELECT t.tenant || ' ' || t.record FROM attempts t
 		LEFT JOIN sends s ON s.tenant = t.tenant AND s.record = t.record AND s.upstream_key = t.upstream_key
@@ -273,7 +290,7 @@ func (a *audit) slots(tx *shards.Tx) error {
 		case a.set.Shard(slot) != tx.Shard():
 			a.found(tx.Shard(), "%s %s: belongs to slot %d, which lives in another file", t, id, slot)
 		case of != "" && slot != home:
-			a.found(tx.Shard(), "%s %s: carries slot %d, which is not that of %s", t, id, slot, of)
+			a.found(tx.Shard(), "%s %s: carries slot %d, which is not its %s's", t, id, slot, map[bool]string{true: "payment", false: "user"}[kind == "refund"])
 		case !a.known[t]:
 			a.found(tx.Shard(), "%s %s: no such tenant", t, id)
 		}

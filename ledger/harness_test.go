@@ -218,3 +218,16 @@ func (b *testBox) cut(cut bool) {
 func settleJobOf(id PaymentID) *jobs.Job {
 	return &jobs.Job{NewJob: jobs.NewJob{Tenant: string(testTenant), ID: string(id)}}
 }
+
+// sealOnly seals what is to be sent for the record and leaves it at that, as a crash before the send does.
+func (b *testBox) sealOnly(id string) (*send, error) {
+	s, err := b.loadSend(b.t.Context(), testTenant, id)
+	if err != nil {
+		return nil, err
+	}
+	acc, err := b.accountFor(s)
+	if err != nil {
+		return nil, err
+	}
+	return s, b.seal(b.t.Context(), acc, s)
+}

@@ -60,7 +60,7 @@ func TestDateOfAnotherTenantsProcessor(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true})
 	b.addTenant("other", &tenants.Upstream{URL: base, Account: "theirs", Key: "sk_theirs"})
 	p := b.pay("k", validPayment())
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)))(t) // sent, and cut short
+	must(b.sealOnly(string(p.ID)))(t) // sent, and cut short
 
 	theirs, _, err := b.Pay(t.Context(), "other", "k", validPayment())
 	if err != nil {
@@ -69,7 +69,7 @@ func TestDateOfAnotherTenantsProcessor(t *testing.T) {
 	if err := b.settle(t.Context(), &jobs.Job{NewJob: jobs.NewJob{Tenant: "other", ID: string(theirs.ID)}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)); err != nil {
+	if _, err := b.sealOnly(string(p.ID)); err != nil {
 		t.Fatalf("shop's payment, seconds old: %v", err)
 	}
 }
@@ -86,16 +86,15 @@ func TestClockAheadAtFirstSend(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now, sim: sim, url: url})
 	b.accountOf(testTenant).Get(t.Context(), "/charges?limit=1") // a probe: the processor's time is known
 	p := b.pay("k", validPayment())
-	s := must(b.loadSend(t.Context(), testTenant, p.ID))(t)
-	acc := must(b.seal(t.Context(), s))(t)
-	acc.Post(t.Context(), s.path, s.body, s.key) // takes effect; the answer is lost
+	s := must(b.sealOnly(string(p.ID)))(t)
+	b.accountOf(testTenant).Post(t.Context(), s.path, s.body, s.key) // takes effect; the answer is lost
 
 	// 26 hours later, the clock corrected meanwhile, the box restarted.
 	clock.add(-24*time.Hour + 26*time.Hour)
 	proc.add(26 * time.Hour)
 	b = b.reopen(nil)
 	b.accountOf(testTenant).Get(t.Context(), "/charges?limit=1")
-	if _, err := b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)); err != errReview {
+	if _, err := b.sealOnly(string(p.ID)); !errors.Is(err, errTooOld) {
 		t.Fatalf("26 hours after the first send it is sealed to be sent again: %v", err)
 	}
 }
@@ -192,7 +191,7 @@ func TestMetadataWithTheBoxsOwn(t *testing.T) {
 	if err := p.validate(); err != nil {
 		t.Fatal(err)
 	}
-	_, body := encodeSend(&Payment{ID: "pay_x", Amount: 1, Currency: "usd", Metadata: p.Metadata}, "source", "tok", "hash")
+	_, body := (&send{step: charge, payment: Payment{ID: "pay_x", Amount: 1, Currency: "usd", Metadata: p.Metadata}, token: "tok", keyHash: "hash"}).encode()
 	n := 0
 	for k := range must(url.ParseQuery(string(body)))(t) {
 		if strings.HasPrefix(k, "metadata[") {
@@ -394,7 +393,7 @@ func TestRestoredShardIsVerified(t *testing.T) {
 func TestDamagedBytesAreReported(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true})
 	p := b.pay("k", validPayment())
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)))(t)
+	must(b.sealOnly(string(p.ID)))(t)
 	b.stop()
 	shard := b.shardOf(p.ID).ID()
 	b.tamper(shard, `UPDATE sends SET body = zeroblob(60)`)
@@ -470,7 +469,7 @@ func TestReadErrorAtStart(t *testing.T) {
 func TestSendCarriesTheKey(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true})
 	p := b.pay("k", validPayment())
-	s := must(b.loadSend(t.Context(), testTenant, p.ID))(t)
+	s := must(b.loadSend(t.Context(), testTenant, string(p.ID)))(t)
 	if form := must(url.ParseQuery(string(s.body)))(t); form.Get("metadata[tenderbox_key]") == "" {
 		t.Fatalf("sealed bytes: %v", form)
 	}

@@ -83,6 +83,7 @@ type Ledger struct {
 	waiters  *waiters[PaymentID]
 	refunds  *waiters[RefundID]   // wait for a refund's outcome
 	hearers  *waiters[tenants.ID] // event streams
+	lookups  *lookups
 	runner   *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
@@ -104,7 +105,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
-		lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
+		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -315,5 +316,6 @@ func (l *Ledger) linkChanged(acc *upstream.Account, _ upstream.Link) {
 	}
 	l.linkMoved.wake()
 	l.runner.Poke()
+	l.refunds.wakeAll()
 	l.waiters.wakeAll() // who waits for an outcome looks again: the line may be down
 }

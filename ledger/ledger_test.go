@@ -210,15 +210,8 @@ func TestEffectWithoutAnswerIsChargedOnce(t *testing.T) {
 func TestCrashWithASendOnTheWire(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true})
 	p := b.pay("k", validPayment())
-	s, err := b.loadSend(t.Context(), testTenant, p.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	acc, err := b.seal(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a := acc.Post(t.Context(), s.path, s.body, s.key); a.Outcome != "succeeded" {
+	s := must(b.sealOnly(string(p.ID)))(t)
+	if a := b.accountOf(testTenant).Post(t.Context(), s.path, s.body, s.key); a.Outcome != "succeeded" {
 		t.Fatalf("%+v", a)
 	}
 	b = b.reopen(func(o *testOptions) { o.idle = false }) // the answer was never recorded
@@ -253,15 +246,16 @@ func TestNothingIsResentBeyondTheKeyMemory(t *testing.T) {
 			clock := &manualClock{at: time.Now()}
 			b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
 			p := b.pay("k", validPayment())
-			s := must(b.loadSend(t.Context(), testTenant, p.ID))(t)
-			must(b.seal(t.Context(), s))(t)
+			must(b.sealOnly(string(p.ID)))(t)
 			clock.add(step)
-			b = b.reopen(func(o *testOptions) { o.idle = false })
-			got := b.until(p.ID, func(p Payment) bool { return p.Sync.State == Review })
+			b = b.reopen(nil)
+			if err := b.settle(t.Context(), settleJobOf(p.ID)); err == nil {
+				t.Fatal("settled, though nothing proves how")
+			}
+			got := must(b.Payment(t.Context(), testTenant, string(p.ID)))(t)
 			if got.Status != Pending || got.Sync.Attempts != 1 || len(b.effects()) != 0 {
 				t.Fatalf("%+v, effects %v", got, b.effects())
 			}
-			b.sound()
 		})
 	}
 }
@@ -271,12 +265,12 @@ func TestClockSetBackExtendsNoKeyMemory(t *testing.T) {
 	clock := &manualClock{at: time.Now()}
 	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
 	p := b.pay("k", validPayment())
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)))(t)
+	must(b.sealOnly(string(p.ID)))(t)
 	clock.add(21 * time.Hour)
 	b.pay("later", validPayment())
 	clock.add(-48 * time.Hour)
 	b = b.reopen(nil)
-	if _, err := b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)); !errors.Is(err, errReview) {
+	if _, err := b.sealOnly(string(p.ID)); !errors.Is(err, errTooOld) {
 		t.Fatalf("seal: %v", err)
 	}
 }
@@ -402,13 +396,13 @@ func TestAccountIsPinned(t *testing.T) {
 	if err := b.ChangeAccount(t.Context(), testTenant, change); err != nil || !changed {
 		t.Fatalf("unsent payment holds the account: %v", err)
 	}
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)))(t)
+	must(b.sealOnly(string(p.ID)))(t)
 	changed = false
 	if err := b.ChangeAccount(t.Context(), testTenant, change); code(err) != "upstream_account_in_use" || changed {
 		t.Fatalf("account changed under a payment that may have left: %v", err)
 	}
 	b = b.reopen(func(o *testOptions) { o.url = "http://127.0.0.1:1" })
-	if _, err := b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, p.ID))(t)); !errors.Is(err, errPinned) {
+	if _, err := b.sealOnly(string(p.ID)); !errors.Is(err, errPinned) {
 		t.Fatalf("sealed for another account: %v", err)
 	}
 }
@@ -454,7 +448,7 @@ func TestListAndReport(t *testing.T) {
 		}
 	}
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	rows := must(b.Report(t.Context(), testTenant, start, start.Add(10*time.Second)))(t)
+	rows := must(b.Report(t.Context(), testTenant, start, start.Add(10*time.Second)))(t).Payments
 	if len(rows) != 2 || rows[0] != (ReportRow{"eur", Pending, 4, 1 + 4 + 7 + 10, 0}) || rows[1] != (ReportRow{"usd", Pending, 6, 2 + 3 + 5 + 6 + 8 + 9, 0}) {
 		t.Fatalf("%+v", rows)
 	}

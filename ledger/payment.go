@@ -41,13 +41,14 @@ const (
 	// Sending: an attempt is sealed on disk and may be on the wire. Set by the
 	// settler before the first byte leaves; after a crash it means "in doubt".
 	Sending SyncState = "sending"
-	// InDoubt: an attempt ended without a clear answer. Retried with the same
-	// upstream key while the processor remembers it.
+	// InDoubt: an attempt ended without a clear answer, or the processor's object has no
+	// end yet. Retried with the same upstream key while the processor remembers it, then
+	// looked up; asked for by its id once that is known.
 	InDoubt SyncState = "in_doubt"
 	// Settled: the status is final.
 	Settled SyncState = "settled"
-	// Review: in doubt for longer than the processor remembers keys; a person
-	// decides. Nothing is sent any more.
+	// Review: the box could neither find out nor exclude that it took effect; a person
+	// decides, by [Ledger.Resolve]. Nothing is sent any more.
 	Review SyncState = "review"
 )
 

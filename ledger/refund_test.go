@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -160,7 +161,7 @@ func TestRefundOfAnUnsettledPayment(t *testing.T) {
 		t.Errorf("an unconfirmed one: %+v", got)
 	}
 	sealed := b.pay("3", validPayment())
-	must(b.seal(t.Context(), must(b.loadSend(t.Context(), testTenant, sealed.ID))(t)))(t)
+	must(b.sealOnly(string(sealed.ID)))(t)
 	refused("a sealed one", sealed.ID, 0, "payment_not_settled")
 	refused("part of a sealed one", sealed.ID, 5, "payment_not_settled")
 	doubtful := b.pay("4", validPayment())
@@ -340,6 +341,27 @@ func TestListRefunds(t *testing.T) {
 		}
 	}
 	b.sound()
+}
+
+// Refunds count on the day on which they are made, and those that canceled a payment on none.
+func TestReportOfRefunds(t *testing.T) {
+	clock := &manualClock{at: time.Now()}
+	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
+	from := clock.now()
+	p := b.settleNow(b.pay("1", validPayment()).ID)
+	b.refund("", NewRefund{PaymentID: string(p.ID), Amount: 100})
+	clock.add(24 * time.Hour)
+	b.refund("", NewRefund{PaymentID: string(p.ID), Amount: 300})
+	b.refund("", NewRefund{PaymentID: string(p.ID), Amount: 200})
+	b.refund("", NewRefund{PaymentID: string(b.pay("2", validPayment()).ID)})
+	first := must(b.Report(t.Context(), testTenant, from, from.Add(12*time.Hour)))(t)
+	if !slices.Equal(first.Payments, []ReportRow{{"usd", Succeeded, 1, 1999, 600}}) || !slices.Equal(first.Refunds, []RefundRow{{"usd", RefundPending, 1, 100}}) {
+		t.Errorf("the first day: %+v", first)
+	}
+	second := must(b.Report(t.Context(), testTenant, from.Add(12*time.Hour), from.Add(36*time.Hour)))(t)
+	if !slices.Equal(second.Payments, []ReportRow{{"usd", Canceled, 1, 1999, 0}}) || !slices.Equal(second.Refunds, []RefundRow{{"usd", RefundPending, 2, 500}}) {
+		t.Errorf("the second day: %+v", second)
+	}
 }
 
 // With the line down a refund is accepted, and who waits for it is answered at once.

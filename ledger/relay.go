@@ -234,7 +234,7 @@ func (l *Ledger) requeueOpen(ctx context.Context, sh *shards.Shard) error {
 			return err
 		}
 	}
-	return nil
+	return l.alarmReviews(ctx, sh)
 }
 
 // requeue gives the records that query pages through their job, where they have none.

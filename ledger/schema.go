@@ -290,6 +290,7 @@ CREATE TABLE findings (
 	tenant     TEXT    NOT NULL,
 	record     TEXT    NOT NULL,
 	n          INTEGER NOT NULL,
+	attempts   INTEGER NOT NULL,                -- of the record, that were sealed before
 	kind       TEXT    NOT NULL CHECK (kind IN ('poll', 'resolve', 'verdict')),
 	account    TEXT    NOT NULL,
 	epoch      INTEGER NOT NULL,

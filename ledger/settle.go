@@ -1,18 +1,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
-
-	json "github.com/go-json-experiment/json"
 
 	"tenderbox/jobs"
 	"tenderbox/shards"
@@ -24,63 +18,71 @@ const (
 	// unsentPause spaces attempts that are known not to have had an effect: the
 	// line decides when there is a next one, not a growing backoff.
 	unsentPause = 2 * time.Second
-	// outagePause is how often a payment looks whether its shard is back: there
+	// outagePause is how often a record looks whether its shard is back: there
 	// may be thousands in one.
 	outagePause = time.Minute
-	// clockSkewMax is how far the processor's clock may be ahead before it is
-	// believed to be the better one.
-	clockSkewMax = time.Minute
-	// pinnedPause is how often a payment looks whether its account is back.
+	// pinnedPause is how often a record looks whether its account is back.
 	pinnedPause = time.Minute
+	// enterMax is how long a record waits for a place among those that the account is sent: then its worker serves another tenant.
+	enterMax = 30 * time.Second
+	// stepsMax steps are taken for a record without its being put back into the queue: an intent takes two, and a look before each.
+	stepsMax = 6
 )
 
-// settle is the handler of the queue [PaymentsQueue]. The queue says when to
-// look; what is done follows from the payment alone:
+// later is the wish of a step that settled nothing: to be asked again, after a time or, if it names none, when the queue's backoff says.
+type later struct {
+	after  time.Duration
+	reason string
+}
+
+func (e *later) Error() string { return e.reason }
+
+func (e *later) wish() error {
+	if e.after > 0 {
+		return jobs.Snooze(e.after)
+	}
+	return errors.New(e.reason)
+}
+
+// settle is the handler of the queue [PaymentsQueue], for payments and refunds. The queue says when to look; what is done follows
+// from the record alone:
 //
 //	read → final or in review: done, nothing is sent
+//	known to be at the processor without an end → asked for it by its id
+//	may have left, and its key may be forgotten → looked up
 //	seal → attempt, exact bytes and first_sent_at are durable
-//	send → with the payment's one upstream key
+//	send → with the upstream key of the record's series
 //	record → outcome, journal row, state in one guarded transaction
 //
 // A crash after the seal leaves an attempt without outcome: the same bytes go
 // out again under the same key, while the processor remembers it.
 func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
-	t, id := tenants.ID(j.Tenant), PaymentID(j.ID)
-	s, err := l.loadSend(ctx, t, id)
-	if err != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			return jobs.Cancel(fmt.Errorf("no payment %s", id))
+	what := rest
+	for range stepsMax {
+		var err error
+		what, err = l.advance(ctx, tenants.ID(j.Tenant), j.ID, what)
+		var wish *later
+		switch {
+		case errors.Is(err, errMoved), errors.Is(err, errTooOld):
+			continue // how it stands now says what is left to do
+		case errors.Is(err, errNoAccount):
+			return jobs.Snooze(unsentPause)
+		case errors.Is(err, errPinned):
+			return jobs.Snooze(pinnedPause)
+		case errors.Is(err, errNoRecord):
+			return jobs.Cancel(fmt.Errorf("%w %s", err, j.ID))
+		case errors.As(err, &wish):
+			return wish.wish()
+		case err != nil:
+			return l.settleLater(err)
+		case what == rest:
+			return nil
 		}
-		return l.settleLater(err)
 	}
-	if s.payment.Status != Pending || s.payment.Sync.State == Review {
-		return nil
-	}
-	acc, err := l.seal(ctx, s)
-	switch {
-	case errors.Is(err, errReview), errors.Is(err, errMoved):
-		return nil
-	case errors.Is(err, errNoAccount):
-		return jobs.Snooze(unsentPause)
-	case errors.Is(err, errPinned):
-		return jobs.Snooze(pinnedPause)
-	case err != nil:
-		return l.settleLater(err)
-	}
-	l.onWire.Store(id, struct{}{})
-	defer l.onWire.Delete(id)
-	answer := acc.Post(ctx, s.path, s.body, s.key)
-	if err := l.record(s, &answer); err != nil {
-		return l.settleLater(err)
-	}
-	switch answer.Outcome {
-	case upstream.Succeeded, upstream.Declined:
-		return nil
-	case upstream.Retryable:
-		return jobs.Snooze(max(answer.RetryAfter, unsentPause))
-	}
-	return errors.New(answer.Reason) // unknown: the queue's backoff spaces the retries
+	return jobs.Snooze(unsentPause)
 }
+
+var errNoRecord = errors.New("no record")
 
 // settleLater turns a failure of the box itself into a retry that counts no attempt.
 func (l *Ledger) settleLater(err error) error {
@@ -91,317 +93,120 @@ func (l *Ledger) settleLater(err error) error {
 	return jobs.Snooze(unsentPause)
 }
 
-var (
-	errReview    = errors.New("payment needs review")
-	errMoved     = errors.New("payment has moved on")
-	errNoAccount = errors.New("no upstream account")
-	errPinned    = errors.New("payment is pinned to another upstream account")
+// next is what is left to do for a record at once.
+type next int
+
+const (
+	rest        next = iota // nothing
+	again                   // whatever follows from how it stands now
+	transmitNow             // it was just looked up: send it
 )
 
-// identity names an upstream account as a payment is pinned to it: the same
-// account at the same address, whatever its key.
-func identity(a *upstream.Account) string { return a.Name() + " at " + a.URL() }
-
-// send is one payment on its way upstream.
-type send struct {
-	tenant  tenants.ID
-	payment Payment
-	account string // pinned; "" before the first seal
-	n       int    // number of the attempt, from 1
-	key     string // upstream idempotency key
-	path    string
-	token   string // the source, so that no text tells it
-	body    []byte // exact bytes
-	hash    []byte // SHA-256 of body
-	stored  bool   // the body has been sealed by an earlier attempt
-	first   bool   // this attempt is the first that may leave
-}
-
-// upstreamKey is the payment's one idempotency key at the processor.
-func upstreamKey(id PaymentID) string { return string(id) }
-
-func sendRecord(t tenants.ID, id PaymentID, key string) string {
-	return "sends/" + string(t) + "/" + string(id) + "/" + key + "/body"
-}
-
-// loadSend reads the payment and either the sealed bytes of the attempt before
-// or what they are to be made of.
-func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id PaymentID) (*send, error) {
-	slot, ok := id.slot()
-	if !ok {
-		return nil, sql.ErrNoRows
-	}
-	s := &send{tenant: t, key: upstreamKey(id)}
-	var source, sealedBody, hash []byte
-	var kind, path string
-	var account, key sql.NullString
-	err := l.set.Shard(slot).View(ctx, func(tx *shards.Tx) (err error) {
-		s.payment, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(t), string(id)))
-		if err != nil {
-			return err
-		}
-		if err := tx.QueryRow(`SELECT p.source, p.source_kind, p.account, k.key FROM payments p
-			LEFT JOIN idempotency_keys k ON k.tenant = p.tenant AND k.record = p.id WHERE p.tenant = ? AND p.id = ?`,
-			string(t), string(id)).Scan(&source, &kind, &account, &key); err != nil {
-			return err
-		}
-		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND record = ? AND upstream_key = ?`,
-			string(t), string(id), s.key).Scan(&path, &sealedBody, &hash)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		s.stored = err == nil
-		return err
-	})
-	if err != nil || s.payment.Status != Pending {
-		return s, err
-	}
-	s.account = account.String
-	s.n = s.payment.Sync.Attempts + 1
-	unsealed := alarmKey{tenant: t, code: "payment_unreadable", subject: string(id)}
-	token, err := l.keyring.Open(sourceRecord(t, id), source)
-	if err == nil && s.stored {
-		s.body, err = l.keyring.Open(sendRecord(t, id, s.key), sealedBody)
+// advance takes the next step for a record.
+func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string, what next) (next, error) {
+	s, err := l.loadSend(ctx, t, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errNoRecord
 	}
 	if err != nil {
-		l.raise(unsealed, "what is to be sent for "+string(id)+" cannot be opened; it is not settled until that is mended")
-		return nil, err
+		return rest, err
 	}
-	l.alarms.clear(unsealed)
-	s.token = string(token)
-	if s.stored {
-		s.path, s.hash = path, hash
-	} else {
-		keyHash := ""
-		if key.Valid {
-			keyHash = l.keys.upstreamHash(t, IdempotencyKey(key.String))
+	if s.final || s.state == Review {
+		return rest, nil
+	}
+	acc, err := l.accountFor(s)
+	if err != nil {
+		return rest, err
+	}
+	if what == transmitNow {
+		return l.transmit(ctx, acc, s)
+	}
+	if s.polled() {
+		return l.poll(ctx, acc, s)
+	}
+	if why := l.doubt(acc, s); why != sure {
+		if what, err := l.resolve(ctx, acc, s, why); err != nil || what != transmitNow {
+			return what, err
 		}
-		s.path, s.body = encodeSend(&s.payment, kind, s.token, keyHash)
 	}
-	sum := sha256.Sum256(s.body)
-	if s.stored && subtle.ConstantTimeCompare(sum[:], hash) != 1 {
-		return nil, fmt.Errorf("%w: the body does not fit its hash", tenants.ErrSealed)
-	}
-	s.hash = sum[:]
-	return s, nil
+	return l.transmit(ctx, acc, s)
 }
 
-// metadataSentMax is how many metadata keys of the client's are sent: the
-// processor takes 50, two are the box's own. The box keeps all.
-const metadataSentMax = metadataKeysMax - 2
-
-// encodeSend makes the exact bytes that ask the processor for the payment.
-func encodeSend(p *Payment, kind, token, keyHash string) (path string, body []byte) {
-	r := upstream.ChargeRequest{Amount: p.Amount, Currency: p.Currency, Metadata: map[string]string{"tenderbox_payment": string(p.ID)}}
-	if keyHash != "" {
-		r.Metadata["tenderbox_key"] = keyHash
+// enter waits for a place among what the account is sent, before anything is sealed. leave gives it back.
+func (l *Ledger) enter(ctx context.Context, acc *upstream.Account) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, enterMax)
+	defer cancel()
+	leave, err = acc.Enter(ctx)
+	if err != nil {
+		return nil, &later{after: unsentPause}
 	}
-	names := slices.Sorted(maps.Keys(p.Metadata))
-	for _, name := range names[:min(len(names), metadataSentMax)] {
-		r.Metadata[name] = p.Metadata[name]
-	}
-	if p.Description != nil {
-		r.Description = *p.Description
-	}
-	if kind == "payment_method" {
-		r.PaymentMethod = token
-	} else {
-		r.Source = token
-	}
-	return r.Encode()
+	return leave, nil
 }
 
-// seal makes the attempt durable before its first byte leaves, and returns the
-// account to send it to. A payment that may have left longer ago than the
-// processor remembers keys goes to review instead: nothing is re-sent blindly.
-func (l *Ledger) seal(ctx context.Context, s *send) (*upstream.Account, error) {
+// transmit seals, sends and records; an intent that was made it also confirms.
+func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
+	leave, err := l.enter(ctx, acc)
+	if err != nil {
+		return rest, err
+	}
+	if err := l.seal(ctx, acc, s); err != nil {
+		leave()
+		return rest, err
+	}
+	l.onWire.Store(s.wireKey(), struct{}{})
+	defer l.onWire.Delete(s.wireKey())
+	answer := acc.Post(ctx, s.path, s.body, s.key)
+	leave() // the disk is not the processor's to wait for
+	c := s.confirmation(&answer)
+	if c == nil {
+		return l.received(s, &answer)
+	}
+	if leave, err = l.enter(ctx, acc); err != nil {
+		_, failed := l.record(s, &answer, nil) // confirmed when there is a place
+		return rest, cmp.Or(failed, err)
+	}
+	if err := l.recordAndSeal(acc, s, &answer, c); err != nil {
+		leave()
+		return rest, err
+	}
+	answer = acc.Post(ctx, c.path, c.body, c.key)
+	leave()
+	return l.received(c, &answer)
+}
+
+// recordAndSeal keeps the intent that was made and seals its confirmation in one transaction: one wait for the disk less for who pays.
+func (l *Ledger) recordAndSeal(acc *upstream.Account, s *send, made *upstream.Answer, c *send) error {
 	mu := l.accountMu(s.tenant)
-	mu.RLock() // the tenant's account stays what it is until the seal is durable
+	mu.RLock() // as for every seal
 	defer mu.RUnlock()
-	acc := l.accountOf(s.tenant)
-	if acc == nil {
-		return nil, errNoAccount
+	if now, err := l.accountFor(c); err != nil || now != acc {
+		_, failed := l.record(s, made, nil)
+		return cmp.Or(failed, err, errMoved)
 	}
-	pinned := alarmKey{tenant: s.tenant, code: "upstream_account_changed"}
-	if s.account != "" && s.account != identity(acc) {
-		l.raise(pinned, "payments that may have reached "+s.account+" wait until the box is configured for that account again")
-		return nil, errPinned
-	}
-	l.alarms.clear(pinned)
-	first := s.payment.Sync.FirstSentAt
-	if first != nil && l.clock.notBefore(acc.Clock()).Sub(*first) >= l.o.KeyMemory {
-		return nil, l.review(s)
-	}
-	s.first = first == nil
-	now := l.clock.now()
-	// A box whose clock runs ahead would make the send look younger later.
-	sentAt := now
-	if theirs := acc.Clock(); !theirs.IsZero() && theirs.Before(sentAt) {
-		sentAt = theirs
-	}
-	err := l.update(ctx, s, func(tx *shards.Tx) error {
-		n, err := tx.Exec(`UPDATE payments SET sync = 'sending', attempts = ?, first_sent_at = coalesce(first_sent_at, ?), account = ?
-			WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ?`,
-			s.n, sentAt.UnixMilli(), identity(acc), string(s.tenant), string(s.payment.ID), s.n-1)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errMoved
-		}
-		if !s.stored {
-			if _, err := tx.Exec(`INSERT INTO sends (tenant, record, upstream_key, path, body, body_hash, sealed_at) VALUES (?,?,?,?,?,?,?)`,
-				string(s.tenant), string(s.payment.ID), s.key, s.path,
-				l.keyring.Seal(sendRecord(s.tenant, s.payment.ID, s.key), s.body), s.hash, now.UnixMilli()); err != nil {
-				return err
-			}
-		}
-		_, err = tx.Exec(`INSERT INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at) VALUES (?,?,?,?,?,?,?)`,
-			string(s.tenant), string(s.payment.ID), s.n, s.key, identity(acc), int64(l.set.Manifest().Epoch), now.UnixMilli())
+	sealed, seal := false, l.sealing(acc, c)
+	_, err := l.record(s, made, func(tx *shards.Tx) (err error) {
+		err = seal(tx)
+		sealed = err == nil
 		return err
 	})
-	return acc, err
-}
-
-// update writes what brings an accepted payment further. A full disk holds a
-// reserve for it, which is given free by the write that finds the disk full: that
-// one is repeated.
-func (l *Ledger) update(ctx context.Context, s *send, fn func(tx *shards.Tx) error) error {
-	sh := l.shardOf(s.payment.ID)
-	err := sh.UpdateReserved(ctx, fn)
-	if errors.Is(err, shards.ErrFull) {
-		err = sh.UpdateReserved(ctx, fn)
+	if err == nil && !sealed {
+		err = errMoved
 	}
 	return err
 }
 
-// review gives the payment to a person. It returns errReview when that is durable.
-func (l *Ledger) review(s *send) error {
-	p := s.payment
-	p.Sync.State = Review
-	e := l.paymentEvent(s.tenant, PaymentReview, &p, l.clock.now())
-	err := l.update(context.Background(), s, func(tx *shards.Tx) error {
-		n, err := tx.Exec(`UPDATE payments SET sync = 'review', last_error = ? WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review'`,
-			"in doubt for longer than the processor remembers idempotency keys", string(s.tenant), string(p.ID))
-		if err == nil && n > 0 {
-			tx.Attach(e)
-		}
-		return err
-	})
-	if err != nil {
-		return err
+// received records an answer, and says what follows from it for the queue.
+func (l *Ledger) received(s *send, answer *upstream.Answer) (next, error) {
+	o, err := l.record(s, answer, nil)
+	switch {
+	case err != nil:
+		return rest, err
+	case o.status != "":
+		return rest, nil
+	case answer.Outcome == upstream.Retryable:
+		return rest, &later{after: max(answer.RetryAfter, unsentPause)}
 	}
-	l.waiters.wake(p.ID)
-	return errReview
-}
-
-// evidence is what is kept of the processor's object: what proves the outcome,
-// and nothing of the person who paid.
-type evidence struct {
-	ID       string `json:"id"`
-	Object   string `json:"object"`
-	Status   string `json:"status"`
-	Amount   int64  `json:"amount"`
-	Currency string `json:"currency"`
-	Created  int64  `json:"created"`
-}
-
-// withoutToken returns the answer with its texts freed of the source, which
-// processors like to quote, and of anything that looks like a card number.
-func (s *send) withoutToken(answer *upstream.Answer) *upstream.Answer {
-	a := *answer
-	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message} {
-		if s.token != "" {
-			*text = strings.ReplaceAll(*text, s.token, "[source]")
-		}
-		if holdsCardNumber(*text) {
-			*text = "[withheld]"
-		}
-	}
-	return &a
-}
-
-// record stores the outcome of an attempt: the attempt's row, the payment's
-// state (guarded: a final state never changes) and the journal row, in one
-// transaction. It is not cut short by a stop of the box: the answer is in hand.
-func (l *Ledger) record(s *send, answer *upstream.Answer) error {
-	now := l.clock.now()
-	a := s.withoutToken(answer)
-	p, settledAt := s.payment, now
-	if a.Date.Sub(now) > clockSkewMax {
-		settledAt = a.Date // the box's clock is behind; keys are kept by this time
-	}
-	var typ EventType // "" when the change is no event
-	var set string
-	var args []any
-	switch a.Outcome {
-	case upstream.Succeeded:
-		typ = PaymentSucceeded
-		p.Status, p.Sync.State, p.UpstreamID, p.SettledAt = Succeeded, Settled, &a.Object.ID, &settledAt
-		set, args = "status = 'succeeded', sync = 'settled', upstream_id = ?, settled_at = ?, source = NULL, last_error = NULL",
-			[]any{a.Object.ID, settledAt.UnixMilli()}
-	case upstream.Declined:
-		typ = PaymentFailed
-		p.Status, p.Sync.State, p.SettledAt = Failed, Settled, &settledAt
-		p.Failure = &Failure{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message}
-		set, args = "status = 'failed', sync = 'settled', failure_code = ?, failure_decline = ?, failure_message = ?, settled_at = ?, source = NULL, last_error = NULL",
-			[]any{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message, settledAt.UnixMilli()}
-	default:
-		if a.Outcome == upstream.Retryable && s.first {
-			// No attempt may have had an effect: the payment is as unsent as on its
-			// first day, and not pinned.
-			set, args = "sync = 'queued', first_sent_at = NULL, account = NULL, last_error = ?", []any{a.Reason}
-			break
-		}
-		if p.Sync.State != InDoubt {
-			typ = PaymentInDoubt
-		}
-		p.Sync.State = InDoubt
-		set, args = "sync = 'in_doubt', last_error = ?", []any{a.Reason}
-	}
-	var event *Event
-	if typ != "" {
-		event = l.paymentEvent(s.tenant, typ, &p, now)
-	}
-	var proof any
-	if a.Object.ID != "" {
-		b, err := json.Marshal(evidence{a.Object.ID, a.Object.Kind, a.Object.Status, a.Object.Amount, a.Object.Currency, a.Object.Created})
-		if err != nil {
-			return err
-		}
-		proof = string(b)
-	}
-	err := l.update(context.Background(), s, func(tx *shards.Tx) error {
-		_, err := tx.Exec(`UPDATE attempts SET ended_at = ?, outcome = ?, maybe_sent = ?, http_status = ?, request_id = ?, reason = ?, evidence = ?
-			WHERE tenant = ? AND record = ? AND n = ?`,
-			now.UnixMilli(), string(a.Outcome), boolInt(a.MaybeSent), a.Status, a.RequestID, a.Reason, proof,
-			string(s.tenant), string(p.ID), s.n)
-		if err != nil {
-			return err
-		}
-		n, err := tx.Exec(`UPDATE payments SET `+set+` WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ?`,
-			append(args, string(s.tenant), string(p.ID), s.n)...)
-		if err != nil || n == 0 {
-			return err
-		}
-		if p.Status.Final() {
-			// The bytes name the source, which is needed no more.
-			if _, err := tx.Exec(`UPDATE sends SET body = NULL WHERE tenant = ? AND record = ?`, string(s.tenant), string(p.ID)); err != nil {
-				return err
-			}
-		}
-		if event != nil {
-			tx.Attach(event)
-		}
-		if p.Status.Final() {
-			return l.settleOrder(tx, s.tenant, &p, now)
-		}
-		return nil
-	})
-	if err == nil {
-		l.waiters.wake(p.ID)
-	}
-	return err
+	return rest, &later{reason: o.reason}
 }
 
 // promoteAttemptsMax attempts may a payment have made to be sent at once when the
@@ -426,22 +231,22 @@ func (l *Ledger) promote(ctx context.Context) error {
 }
 
 // ChangeAccount runs change, which gives the tenant another upstream account,
-// unless a payment of the tenant may have left for the present one and is not
-// settled: that payment can only be settled where it may be.
+// unless a payment or refund of the tenant may have left for the present one and is not
+// settled: it can only be settled where it may be.
 func (l *Ledger) ChangeAccount(ctx context.Context, t tenants.ID, change func() error) error {
 	mu := l.accountMu(t)
 	mu.Lock()
 	defer mu.Unlock()
 	err := each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
 		var id string
-		err := tx.QueryRow(`SELECT id FROM payments INDEXED BY payments_open
-			WHERE tenant = ? AND sync <> 'settled' AND first_sent_at IS NOT NULL LIMIT 1`, string(t)).Scan(&id)
+		err := tx.QueryRow(`SELECT id FROM payments INDEXED BY payments_open WHERE tenant = ? AND sync <> 'settled' AND account IS NOT NULL
+			UNION ALL SELECT id FROM refunds INDEXED BY refunds_open WHERE tenant = ? AND sync <> 'settled' LIMIT 1`, string(t), string(t)).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
 		if err == nil {
 			err = &Error{Kind: Conflict, Code: "upstream_account_in_use", Field: "upstream",
-				Message: "payment " + id + " may have reached the present account and is not settled; rotate its key freely, but change the account later"}
+				Message: id + " may have reached the present account, or belongs there, and is not settled; rotate its key freely, but change the account later"}
 		}
 		return err
 	})

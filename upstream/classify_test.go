@@ -33,7 +33,7 @@ func replace(s string, pairs ...string) string { return strings.NewReplacer(pair
 
 // TestClassify is the table of what each answer proves (RELIABILITY, faults 9 to 11).
 func TestClassify(t *testing.T) {
-	intent := call{method: "POST", path: "/payment_intents", body: []byte("amount=1999&confirm=true&currency=usd&payment_method=pm_1")}
+	intent := call{method: "POST", path: "/payment_intents", body: []byte("amount=1999&currency=usd&payment_method=pm_1")}
 	intentAnswer := replace(good, `"charge"`, `"payment_intent"`, `ch_1`, `pi_1`)
 	refund := call{method: "POST", path: "/refunds", body: []byte("amount=1999&charge=ch_1")}
 	refundAnswer := replace(good, `"object":"charge"`, `"object":"refund","charge":"ch_1"`, `ch_1"`, `re_1"`)

@@ -12,7 +12,7 @@ type ChargeRequest struct {
 	Amount        int64  // minor units
 	Currency      string // ISO 4217, any case; sent in lower case
 	Source        string // a token: asks for a charge
-	PaymentMethod string // a payment method: asks for a payment intent, confirmed at once
+	PaymentMethod string // a payment method: asks for a payment intent, which is confirmed by a request of its own
 	Description   string
 	Metadata      map[string]string
 }
@@ -24,7 +24,6 @@ func (r ChargeRequest) Encode() (path string, body []byte) {
 	f.add("amount", strconv.FormatInt(r.Amount, 10))
 	if r.PaymentMethod != "" {
 		path = PathIntents
-		f.add("confirm", "true")
 	} else {
 		path = PathCharges
 	}
@@ -56,6 +55,7 @@ type RefundRequest struct {
 	Amount        int64 // minor units; zero: all that is left. Name it, so that the answer can be compared.
 	Charge        string
 	PaymentIntent string
+	Reason        string // duplicate, fraudulent, requested_by_customer; "" for none
 	Metadata      map[string]string
 }
 
@@ -68,6 +68,7 @@ func (r RefundRequest) Encode() (path string, body []byte) {
 	f.addSet("charge", r.Charge)
 	f.addMetadata(r.Metadata)
 	f.addSet("payment_intent", r.PaymentIntent)
+	f.addSet("reason", r.Reason)
 	return PathRefunds, f
 }
 

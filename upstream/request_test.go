@@ -27,7 +27,7 @@ func TestEncodeIsDeterministic(t *testing.T) {
 
 func TestEncodeIntent(t *testing.T) {
 	path, body := ChargeRequest{Amount: 5, Currency: "eur", PaymentMethod: "pm_1"}.Encode()
-	if path != "/payment_intents" || string(body) != "amount=5&confirm=true&currency=eur&payment_method=pm_1" {
+	if path != "/payment_intents" || string(body) != "amount=5&currency=eur&payment_method=pm_1" {
 		t.Errorf("%s %s", path, body)
 	}
 }

@@ -229,7 +229,7 @@ func TestCancelOverHTTP(t *testing.T) {
 		t.Errorf("%s", list.body)
 	}
 	report := ts.ask("GET /api/v1/reports/payments", "", "key", ts.shop).is(200, "")
-	if !strings.Contains(report.body, `"rows":[{"currency":"usd","status":"canceled","count":2,"amount":3998,"amount_refunded":0}]`) {
+	if !strings.Contains(report.body, `"rows":[{"currency":"usd","status":"canceled","count":2,"amount":3998,"amount_refunded":0}],"refunds":[]`) {
 		t.Errorf("%s", report.body)
 	}
 }

@@ -30,7 +30,9 @@ type reportOutput struct{ Body report }
 type report struct {
 	From time.Time          `json:"from"`
 	To   time.Time          `json:"to"`
-	Rows []ledger.ReportRow `json:"rows"`
+	Rows []ledger.ReportRow `json:"rows" doc:"Payments taken in the span."`
+
+	Refunds []ledger.RefundRow `json:"refunds" doc:"Refunds made in the span, whenever their payments were taken; not those that canceled a payment."`
 }
 
 func (s *Server) registerReports() {
@@ -46,14 +48,18 @@ func (s *Server) report(ctx context.Context, in *reportInput) (*reportOutput, er
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.ledger.Report(ctx, in.x.caller.Tenant, from, to)
+	found, err := s.ledger.Report(ctx, in.x.caller.Tenant, from, to)
 	if err != nil {
 		return nil, err
 	}
-	if rows == nil {
-		rows = []ledger.ReportRow{}
+	out := &reportOutput{report{from, to, found.Payments, found.Refunds}}
+	if out.Body.Rows == nil {
+		out.Body.Rows = []ledger.ReportRow{}
 	}
-	return &reportOutput{report{from, to, rows}}, nil
+	if out.Body.Refunds == nil {
+		out.Body.Refunds = []ledger.RefundRow{}
+	}
+	return out, nil
 }
 
 // span reads the half-open span of time, and the zone of its dates. Its instants are UTC.

@@ -27,7 +27,7 @@ type Payments interface {
 	Await(context.Context, tenants.ID, ledger.PaymentID, time.Duration) (ledger.Payment, error)
 	Payment(ctx context.Context, t tenants.ID, id string) (ledger.Payment, error)
 	Payments(context.Context, tenants.ID, ledger.Filter) (ledger.Page, error)
-	Report(ctx context.Context, t tenants.ID, from, to time.Time) ([]ledger.ReportRow, error)
+	Report(ctx context.Context, t tenants.ID, from, to time.Time) (ledger.Report, error)
 }
 
 // Box is what the operator asks of the ledger.

@@ -117,12 +117,12 @@ func (l *fakeLedger) Payments(_ context.Context, t tenants.ID, f ledger.Filter) 
 	return page, nil
 }
 
-func (l *fakeLedger) Report(_ context.Context, _ tenants.ID, from, to time.Time) ([]ledger.ReportRow, error) {
+func (l *fakeLedger) Report(_ context.Context, _ tenants.ID, from, to time.Time) (ledger.Report, error) {
 	l.report.from, l.report.to = from, to
 	if !from.Before(to) {
-		return nil, &ledger.Error{Kind: ledger.Invalid, Code: "time_range_invalid", Field: "to", Message: "must be later than from"}
+		return ledger.Report{}, &ledger.Error{Kind: ledger.Invalid, Code: "time_range_invalid", Field: "to", Message: "must be later than from"}
 	}
-	return nil, nil
+	return ledger.Report{}, nil
 }
 
 func (l *fakeLedger) Status(context.Context, tenants.ID) (ledger.Overview, error) {

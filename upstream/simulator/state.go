@@ -220,3 +220,10 @@ func (k *keyed) store(status int, body []byte) {
 func fingerprint(parts ...string) [sha256.Size]byte {
 	return sha256.Sum256([]byte(strings.Join(parts, "\n")))
 }
+
+// ForgetAllKeys makes the processor forget every idempotency key, as one does that promised to keep them longer.
+func (s *Simulator) ForgetAllKeys() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.keys, s.state.byAge = map[string]*keyed{}, nil
+}

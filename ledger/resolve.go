@@ -1,0 +1,293 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"tenderbox/tenants"
+	"tenderbox/upstream"
+)
+
+const (
+	// lookAfter unknown outcomes under one key a record is looked up too, before it is sent again: a processor that keeps an error
+	// under the key answers it for a day, whatever the request did.
+	lookAfter = 3
+	// windowMargin is how much earlier than the first send a look-up begins: the processor's clock is known as well as an answer was quick.
+	windowMargin = 15 * time.Minute
+	// createdMargin is the same for a record that only the box's own clock dates.
+	createdMargin = 24 * time.Hour
+	// sentMargin after the last seal its send has ended, in this process or with the one before, and the processor has worked it off:
+	// the queue gives no handler more than ten minutes.
+	sentMargin = 15 * time.Minute
+	// formerMargin after this process first looked, what a box that it follows has sent is worked off: the sends of a
+	// process end with it.
+	formerMargin = 15 * time.Second
+)
+
+// doubtful says why a record is looked up before it is sent.
+type doubtful int
+
+const (
+	sure   doubtful = iota // it is not
+	early                  // it was sent in vain several times; what is found is adopted, else it is sent again under its key
+	remade                 // an intent is made anew, under a new key: no look is needed
+	late                   // the processor may have forgotten its key
+	former                 // a box before this one, on these data, may have sent it
+)
+
+func (l *Ledger) doubt(acc *upstream.Account, s *send) doubtful {
+	switch {
+	case s.resolveFirst > 0:
+		return former
+	case s.firstSentAt == nil || s.step == confirm:
+		return sure
+	case s.step == create && ((s.n-1)%lookAfter == 0 || l.tooOld(acc, s)):
+		return remade
+	case s.step == create:
+		return sure
+	case l.tooOld(acc, s):
+		return late
+	case s.n > lookAfter:
+		return early
+	}
+	return sure
+}
+
+// resolve looks the record up in the processor's list, and adopts what it finds, or lets the record be sent when it is proved that nothing
+// is there: under its key, or if that may be forgotten, under a new one. What can be neither found nor excluded is looked up again, and
+// is a person's in the end.
+func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, why doubtful) (next, error) {
+	f := &finding{kind: kindResolve, account: identity(acc), began: l.clock.now()}
+	if why == remade {
+		f.result, f.reason = resultUndecided, "an intent that nobody confirms moves no money: another is made"
+		return again, l.conclude(s, f, outcome{sync: Queued, unsent: true, series: s.series + 1})
+	}
+	sent, err := l.history(ctx, s)
+	if err != nil {
+		return rest, err
+	}
+	q, err := l.question(acc, s, sent, why)
+	if err != nil {
+		return rest, err
+	}
+	r, err := l.look(ctx, s, q)
+	if err != nil {
+		return rest, err
+	}
+	found, err := l.owned(ctx, s, r.of(q.marks))
+	if err != nil {
+		return rest, err
+	}
+	if o, twice := s.choose(found, r.Complete); twice {
+		l.raise(alarmKey{tenant: s.tenant, code: "payment_charged_twice", subject: s.id}, "the processor holds more than one success for "+s.id)
+		f.result, f.evidence = resultFound, proofsOf(found)
+		return rest, l.review(s, f, "the processor holds more than one success for it")
+	} else if o != nil {
+		return l.adopt(s, f, &o.Object, upstream.Failure{})
+	}
+	if why == early {
+		return transmitNow, nil
+	}
+	return again, l.exclude(ctx, acc, s, f, q, r, sent)
+}
+
+// question is what is asked of a collection.
+type question struct {
+	place
+	filter url.Values
+	marks  []mark
+	from   time.Time // what is looked for was made at or after this
+	after  time.Time // a reading that began before this proves no absence; zero: none is to be proved, or none can be yet
+}
+
+func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtful) (q question, err error) {
+	q.place = place{acc, s.collection()}
+	first, last, left := sent.window()
+	switch {
+	case s.table == refundTable:
+		q.marks, q.from = []mark{{markRefund, s.id}}, everything // those of one charge are few
+		if id := s.payment.UpstreamID; id != nil && s.payment.Means == ByMethod {
+			q.filter = url.Values{"payment_intent": {*id}}
+		} else if id != nil {
+			q.filter = url.Values{"charge": {*id}}
+		}
+	case !left:
+		q.from = s.createdAt.Add(-createdMargin)
+		if s.createdAt.After(acc.Clock()) { // the box's clock was not right
+			q.from = everything
+		}
+	case first.IsZero():
+		q.from = everything
+	default:
+		q.from = first.Add(-windowMargin)
+	}
+	if s.table == paymentTable {
+		q.marks = []mark{{markPayment, s.id}}
+		if s.resolveFirst > 1 && s.keyHash != "" {
+			q.marks = append(q.marks, mark{markKey, s.keyHash})
+			if from := s.createdAt.Add(-keyRetention - createdMargin); from.Before(q.from) {
+				q.from = from // the request that is repeated came while its key was kept
+			}
+		}
+	}
+	if why == early {
+		return q, nil
+	}
+	switch {
+	case why == former:
+		if since := l.lookups.since(q.place); !since.IsZero() {
+			q.after = since.Add(formerMargin)
+		}
+		if left && !last.IsZero() && q.after.Before(last.Add(formerMargin)) {
+			q.after = last.Add(formerMargin)
+		}
+		if s.movesMoney() && l.tooOld(acc, s) {
+			q.after, err = l.sentBefore(acc, s, last)
+		}
+	default:
+		q.after, err = l.sentBefore(acc, s, last)
+	}
+	return q, err
+}
+
+// look reads what answers the question, or hears what was read lately.
+func (l *Ledger) look(ctx context.Context, s *send, q question) (*reading, error) {
+	if q.filter != nil {
+		return read(ctx, q.acc, q.path, q.filter, q.from), nil
+	}
+	after := q.after
+	if now := q.acc.Clock(); after.After(now) {
+		after = time.Time{} // no reading can prove absence yet; one may find it
+	}
+	return l.lookups.ask(ctx, q.place, q.from, after)
+}
+
+// sentBefore is the time, by the processor's clock, from which on a reading sees all that was sent. If the last seal
+// did not know that clock, the record waits from the first look on, which is noted.
+func (l *Ledger) sentBefore(acc *upstream.Account, s *send, last time.Time) (time.Time, error) {
+	if !last.IsZero() {
+		return last.Add(sentMargin), nil
+	}
+	noted, err := l.firstLook(s)
+	if err != nil || noted.IsZero() {
+		return time.Time{}, err
+	}
+	return noted.Add(sentMargin), nil
+}
+
+// owned leaves out what bears the client's key and belongs to another payment that the box knows: keys are used again after their time.
+func (l *Ledger) owned(ctx context.Context, s *send, found []sighting) (own []sighting, err error) {
+	for _, o := range found {
+		if s.table == paymentTable && o.payment != s.id {
+			known, err := l.holds(ctx, s.tenant, o.payment)
+			if err != nil {
+				return nil, err
+			}
+			if known {
+				continue
+			}
+		}
+		own = append(own, o)
+	}
+	return own, nil
+}
+
+// choose picks the object that tells most: a success, or what is not settled, before a refusal, which counts only if nothing
+// else can have been overlooked.
+func (s *send) choose(found []sighting, whole bool) (best *sighting, twice bool) {
+	rank := map[standing]int{stoodFailed: 1, stoodWaiting: 2, stoodPending: 3, stoodAnother: 4, stoodSucceeded: 5}
+	successes := 0
+	for i := range found {
+		o := &found[i]
+		stood := s.judge(&o.Object)
+		if o.Status == "succeeded" {
+			successes++
+		}
+		if stood == stoodFailed && !whole {
+			continue
+		}
+		if best == nil || rank[stood] > rank[s.judge(&best.Object)] {
+			best = o
+		}
+	}
+	return best, successes > 1
+}
+
+// absence is what proves that nothing is there.
+type absence struct {
+	Path    string    `json:"path"`
+	From    time.Time `json:"from"`
+	Began   time.Time `json:"began"` // by the processor's clock, as all here
+	After   time.Time `json:"after"` // all sends had ended and were worked off by then
+	Pages   int       `json:"pages"`
+	Objects int       `json:"objects"`
+	First   string    `json:"first"`
+	Last    string    `json:"last"`
+	KeyID   string    `json:"key_id"`
+	Noted   time.Time `json:"noted"`
+	Looks   int64     `json:"looks"`
+}
+
+// exclude proves that the reading would show what was sent, and lets the record be sent.
+func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f *finding, q question, r *reading, sent past) error {
+	undecided := func(reason string) error {
+		f.result, f.reason = resultUndecided, reason
+		if err := l.note(s, f); err != nil {
+			return err
+		}
+		return &later{reason: reason}
+	}
+	f.evidence = absence{q.path, r.From, r.Began, q.after, r.Pages, r.Objects, r.First, r.Last, r.KeyID, acc.Clock(), 1}
+	switch {
+	case !r.Complete && r.answer.Outcome == upstream.Retryable && !r.answer.MaybeSent:
+		return &later{after: max(r.answer.RetryAfter, unsentPause)}
+	case !r.Complete:
+		return undecided("the processor's list could not be read whole: " + s.withoutToken(&r.answer).Reason)
+	case r.Began.IsZero():
+		return undecided("the processor does not tell the time, so nothing says that its list is newer than the send")
+	case q.after.IsZero():
+		return undecided("the last send is not dated by the processor's clock: it is looked for again later")
+	case r.Began.Before(q.after):
+		return &later{after: min(max(q.after.Sub(acc.Clock()), unsentPause), sentMargin), reason: "the last send may still be under way"}
+	}
+	sees, err := l.sees(ctx, acc, s, sent, r.KeyID)
+	if err != nil {
+		return err
+	}
+	f.result = resultAbsent
+	if !sees {
+		f.result = resultUndecided
+		return l.review(s, f, "nothing is found with the present API key, and nothing proves that it is of the account that was sent to")
+	}
+	o := outcome{sync: s.state, looked: true}
+	if s.movesMoney() && l.tooOld(acc, s) {
+		f.reason = "proved not to be there: it is sent under a new key"
+		o.sync, o.unsent, o.unpinned, o.series = Queued, true, true, s.series+1
+	}
+	return l.conclude(s, f, o)
+}
+
+// firstLook is when, by the processor's clock, the record was first looked for since its last send; zero if it was not.
+func (l *Ledger) firstLook(s *send) (time.Time, error) {
+	last, err := l.lastFinding(s)
+	if err != nil || last.kind != kindResolve || last.attempts != s.n-1 {
+		return time.Time{}, err
+	}
+	return last.noted, nil
+}
+
+// holds reports whether the box has a payment of the tenant's.
+func (l *Ledger) holds(ctx context.Context, t tenants.ID, id string) (bool, error) {
+	_, err := l.Payment(ctx, t, id)
+	var refusal *Error
+	if errors.As(err, &refusal) && refusal.Kind == NotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("payment %s: %w", id, err)
+	}
+	return true, nil
+}
