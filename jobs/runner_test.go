@@ -288,6 +288,29 @@ func TestShareLeavesSlotsToOthers(t *testing.T) {
 	})
 }
 
+// Where there is room for one, tenants take it in turn, too.
+func TestShareOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := open(t, oneQueue())
+		for range 10 {
+			enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "a"}, jobs.NewJob{Queue: "q", Tenant: "b"})
+		}
+		ran := make(chan string, 20)
+		stop := run(t, e, jobs.RunnerOptions{Queue: "q", Share: func(string) (any, int) { return 1, 1 },
+			Handler: func(_ context.Context, j *jobs.Job) error { ran <- j.Tenant; time.Sleep(time.Second); return nil }})
+		time.Sleep(30 * time.Second)
+		stop()
+		if len(ran) != 20 {
+			t.Fatalf("%d ran", len(ran))
+		}
+		for range 10 {
+			if one, other := <-ran, <-ran; one == other {
+				t.Fatalf("%s ran twice in a row", one)
+			}
+		}
+	})
+}
+
 func TestReadyPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := open(t, oneQueue())

@@ -135,6 +135,9 @@ func (t *taking) pass() (pass []*spot) {
 func (t *taking) turn(c *bbolt.Cursor, q *queue, s *spot, share int, now time.Time) (resting bool) {
 	e, v, l := t.e, t.w.view, s.line
 	left := t.said[l.tenant]
+	if left.full() {
+		return false // others of this pass took it all: the turn is still to come
+	}
 	share = left.part(share)
 	for got := 0; got < share && !t.full() && t.scan > 0 && !left.full(); got++ {
 		if in := tokenIn(l.limits.rate, now); in > 0 && !l.paused {

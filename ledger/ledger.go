@@ -40,7 +40,8 @@ type Options struct {
 	// KeyMemory is how long the processor is trusted to remember an idempotency
 	// key; 0 means 20 h, Stripe's 24 h less a margin for clocks.
 	KeyMemory time.Duration
-	// Concurrency is how many payments are settled at once; 0 means 32.
+	// Concurrency is how many payments are settled at once, of all accounts; 0 means 256. An account has as many of them in hand as it can be sent
+	// to ([upstream.Account.Room]), and never more than half.
 	Concurrency int
 	// DrainMax is how long Run waits for sends in hand when it is told to stop;
 	// 0 means 10 s, twice the default timeout of a request upstream.
@@ -50,9 +51,13 @@ type Options struct {
 	Logger *slog.Logger     // nil means none
 }
 
+// concurrencyDefault serves two accounts at their full pace (64 requests on their way, and half as many in hand beside them), or many at less.
+// One that waits costs a goroutine.
+const concurrencyDefault = 256
+
 func (o Options) withDefaults() Options {
 	o.KeyMemory = cmp.Or(o.KeyMemory, 20*time.Hour)
-	o.Concurrency = cmp.Or(o.Concurrency, 32)
+	o.Concurrency = cmp.Or(o.Concurrency, concurrencyDefault)
 	o.DrainMax = cmp.Or(o.DrainMax, 10*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -127,7 +132,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		l.openPart(ctx, p)
 	}
 	l.runner, err = o.Jobs.NewRunner(jobs.RunnerOptions{Queue: PaymentsQueue, Concurrency: o.Concurrency,
-		Handler: l.settle, Ready: l.ready, DrainTimeout: o.DrainMax})
+		Handler: l.settle, Ready: l.ready, Share: l.share, DrainTimeout: o.DrainMax})
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +311,15 @@ func (l *Ledger) accountOf(t tenants.ID) *upstream.Account {
 func (l *Ledger) ready(t string) bool {
 	acc := l.accountOf(tenants.ID(t))
 	return acc != nil && acc.Ready()
+}
+
+// share says which account a tenant's payments are sent to, and how many of them, with other tenants', are to be in hand.
+func (l *Ledger) share(t string) (account any, most int) {
+	acc := l.accountOf(tenants.ID(t))
+	if acc == nil {
+		return nil, 0
+	}
+	return acc, max(min(acc.Room(), l.o.Concurrency/2), 1)
 }
 
 // linkChanged hears of each change of an account's link or breaker.

@@ -281,16 +281,22 @@ func (a *Account) tell() {
 	}
 }
 
-// admits says whether a payment may be sent: nil and 0; in how long, if the processor asked to wait; or ErrNotReady.
+// admits says whether a payment may be made ready: nil and 0; in how long, if the processor asked to wait; [ErrNotReady] if it would be held back;
+// errLineDown if it could be tried, but nobody should wait for it.
 func (a *Account) admits() (wait time.Duration, err error) {
 	s := a.snapshot()
 	if s.ready {
 		return 0, nil
 	}
-	if wait := a.hold.pause(); wait > 0 && (s.link == Online || s.link == Degraded) && s.breaker == BreakerClosed {
-		return wait, nil
+	reason, _ := a.hold.inForce()
+	wait = a.hold.pause()
+	switch {
+	case s.breaker == BreakerOpen, reason != "" && wait <= 0:
+		return 0, ErrNotReady
+	case s.link == Offline:
+		return wait, errLineDown
 	}
-	return 0, ErrNotReady
+	return wait, nil
 }
 
 func (a *Account) announce(before, now snapshot) {

@@ -9,8 +9,11 @@ import (
 	"time"
 )
 
-// ErrNotReady is Enter's answer while nothing may be sent: the line is down, the breaker is open, the key is refused.
+// ErrNotReady is Enter's answer when nothing may be sent: the breaker is open, the key is refused; and to who would have to wait
+// while the line is down. Without a wait the line may be tried: the judge's word is a view, not a proof.
 var ErrNotReady = errors.New("upstream account: not ready")
+
+var errLineDown = errors.New("line down")
 
 // The number of requests at a time follows AIMD, as TCP's window and Netflix's concurrency-limits do: it grows while answers are good and
 // is halved when the processor says, or shows, that it is too much.
@@ -55,7 +58,7 @@ const paceSpan = 10 * time.Second
 // A place is taken before an attempt is sealed and given back after its answer. Who comes first is served first.
 type pace struct {
 	cfg  *Config
-	open func() (wait time.Duration, err error) // whether anything may be sent now; asked with mu held
+	open func() (wait time.Duration, err error) // Account.admits; asked with mu held
 
 	mu      sync.Mutex // guards what follows; before the leaves that open takes
 	limit   float64    // requests at a time
@@ -93,7 +96,8 @@ func (p *pace) most() float64 { return float64(p.cfg.Concurrency) }
 
 // Enter waits for a place among the requests that the account is sent at a time, for its turn under the rate cap, and for the end of
 // a pause that the processor asked for. It is taken before an attempt is sealed, so that nothing waits between the seal and the send.
-// leave gives the place back; calling it again does nothing. The error is ctx's, or [ErrNotReady].
+// leave gives the place back; calling it again does nothing. The error is
+// ctx's, or [ErrNotReady].
 func (a *Account) Enter(ctx context.Context) (leave func(), err error) { return a.pace.enter(ctx) }
 
 func (p *pace) enter(ctx context.Context) (leave func(), err error) {
@@ -141,24 +145,36 @@ func (p *pace) decide(t *ticket, err error) {
 func (p *pace) admit() {
 	for p.queue.Len() > 0 {
 		wait, err := p.open()
-		if err != nil {
-			for e := p.queue.Front(); e != nil; e = p.queue.Front() {
-				p.decide(e.Value.(*ticket), err)
-			}
+		if err != nil && !errors.Is(err, errLineDown) {
+			p.refuseAll()
 			return
 		}
-		if wait <= 0 {
-			if p.places >= p.room() {
-				return // leave comes back
-			}
+		if wait <= 0 && p.places >= p.room() {
+			wait = forEver // leave comes back
+		} else if wait <= 0 {
 			wait = p.rate.take(time.Now())
 		}
-		if wait > 0 {
-			p.wakeIn(wait)
+		switch {
+		case wait <= 0:
+			p.places++
+			p.decide(p.queue.Front().Value.(*ticket), nil)
+		case err != nil:
+			p.refuseAll()
+			return
+		default:
+			if wait < forEver {
+				p.wakeIn(wait)
+			}
 			return
 		}
-		p.places++
-		p.decide(p.queue.Front().Value.(*ticket), nil)
+	}
+}
+
+const forEver = time.Duration(math.MaxInt64)
+
+func (p *pace) refuseAll() {
+	for e := p.queue.Front(); e != nil; e = p.queue.Front() {
+		p.decide(e.Value.(*ticket), ErrNotReady)
 	}
 }
 
@@ -174,6 +190,9 @@ func (p *pace) wakeIn(d time.Duration) {
 func (p *pace) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if _, err := p.open(); err != nil {
+		p.refuseAll()
+	}
 	p.admit()
 }
 

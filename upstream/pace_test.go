@@ -343,9 +343,6 @@ func TestPlacesAreGivenInTurn(t *testing.T) {
 func TestPlacesFollowTheAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, upstream.Config{})
-		if _, err := p.account.Enter(t.Context()); !errors.Is(err, upstream.ErrNotReady) {
-			t.Errorf("before the first answer: %v", err)
-		}
 		synctest.Wait()
 		p.answers(nil, tooMany("30"))
 		p.pay()
