@@ -51,7 +51,7 @@ type Options struct {
 	Logger *slog.Logger     // nil means none
 }
 
-// concurrencyDefault serves two accounts at their full pace (64 requests on their way, and half as many in hand beside them), or many at less.
+// concurrencyDefault serves several accounts at their full pace (32 requests on their way, and half as many in hand beside them), or many at less.
 // One that waits costs a goroutine.
 const concurrencyDefault = 256
 

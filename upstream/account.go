@@ -135,7 +135,12 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 	if reason, remaining := a.hold.inForce(); remaining > 0 {
 		return Answer{Outcome: Retryable, Reason: "not sent: " + reason, RetryAfter: remaining}
 	}
-	from := time.Now()
+	var from time.Time
+	if c.method == http.MethodPost {
+		end := a.pace.begin()
+		defer end()
+		from = time.Now()
+	}
 	r, ok := a.breaker.do(func() result { return a.ask(ctx, c) })
 	if !ok {
 		a.tell() // asking may have moved it from open to half-open

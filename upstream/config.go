@@ -25,7 +25,7 @@ type Config struct {
 	// included. Default 5 s; negative is refused.
 	Timeout time.Duration
 	// Concurrency is how many payments are on their way to an account at a time, at most: it begins with few and finds out how many
-	// do the processor good. Default 64, up to 1024.
+	// do the processor good. 0: 24 to 64, the more the longer answers take. Up to 1024.
 	Concurrency int
 	// Rate is how many payments a second an account is sent at most. 0: what the processor allows is learned from its 429s.
 	Rate int
@@ -72,9 +72,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
-	}
-	if c.Concurrency == 0 {
-		c.Concurrency = paceMaxDefault
 	}
 	if c.ProbeInterval == 0 {
 		c.ProbeInterval = defaultProbeInterval
@@ -137,7 +134,7 @@ func (c Config) Validate() error {
 		bad("breaker failures %d: must not be negative", c.BreakerFailures)
 	}
 	if c.Concurrency < 0 || c.Concurrency > paceMaxMost {
-		bad("upstream concurrency %d: use 1 to %d, or 0 for %d", c.Concurrency, paceMaxMost, paceMaxDefault)
+		bad("upstream concurrency %d: use 1 to %d, or 0 for what suits the time that answers take", c.Concurrency, paceMaxMost)
 	}
 	if c.Rate < 0 {
 		bad("upstream rate %d: must not be negative", c.Rate)

@@ -23,9 +23,12 @@ const (
 	paceStart = 4
 	// paceMin keeps asking: with none on its way nobody would learn that the processor has recovered.
 	paceMin = 1
-	// paceMaxDefault at 20 ms an answer are more requests a second than two cores can seal and record. What a box sends
-	// beyond it would wait at the processor instead of here.
-	paceMaxDefault = 64
+	// Without a setting, the maximum is as many as make paceOwn payments a second at the time that answers take, which is what two
+	// cores can seal and record: more would wait at the processor instead of here. At 20 ms these are paceMaxLeast; at 300 ms paceMaxMore
+	// are twice the hundred a second that processors allow.
+	paceOwn      = 1200
+	paceMaxLeast = 24
+	paceMaxMore  = 64
 	// paceMaxMost is Config.Concurrency's own limit; each request may hold a connection, and 64 of them are kept alive.
 	paceMaxMost = 1024
 	// paceCut is the multiplicative decrease. TCP's half: a backlog has time, and a processor in trouble has none.
@@ -41,13 +44,16 @@ const (
 	// paceSmooth is the weight of one answer in the smoothed time, TCP's for its round trip; as many answers are looked at
 	// before a verdict.
 	paceSmooth = 8
+	// sealPart: beside the requests that are allowed at a time, at most so many for each of them may be about to be: their seals are being
+	// written. How many follows from how long that takes beside an answer.
+	sealPart = 1
+	// gateMax is how long a sealed payment waits at most for one before it to be answered: a group of seals becomes durable at once, and is not to
+	// arrive at once. Longer would be a wait between the seal and the send.
+	gateMax = 25 * time.Millisecond
+
 	// paceForget lets the best time rise towards what is usual by one part in so many an answer: a processor that has become slower for good is
 	// not congested for ever.
 	paceForget = 4096
-
-	// sealPart: at most so many places are given for each request at a time that is allowed, to make up for the time between Enter and
-	// the first byte, in which the seal is written.
-	sealPart = 2
 )
 
 // paceSpan is what PaceStatus.PerSecond is about: long enough to pass over a pause of a second.
@@ -64,15 +70,18 @@ type pace struct {
 	limit   float64    // requests at a time
 	quick   float64    // up to here the limit grows by one an answer, beyond by one a round of them
 	places  int        // taken
+	arrived int        // of them: sealed, and handed to Post
+	onWire  int        // of these: sent, and not answered
+	gate    sync.Cond  // an answer came, or the wait is over
+	sealing float64    // smoothed: places taken and not arrived, as a part of those on the wire
 	queue   list.List  // of *ticket, first come first
 	timer   *time.Timer
 	rate    allowance
 	cutAt   time.Time // answers to what was sent before say nothing new
 	smooth  time.Duration
 	best    time.Duration
+	usual   time.Duration // smoothed over cuts
 	judged  int           // answers in smooth since the last cut
-	held    time.Duration // smoothed: how long a place is taken
-	posting time.Duration // smoothed: how long of it a request is on its way
 	good    meter         // answers that count
 }
 
@@ -85,14 +94,21 @@ type ticket struct {
 
 func newPace(cfg *Config, open func() (time.Duration, error)) *pace {
 	p := &pace{cfg: cfg, open: open, limit: paceStart}
+	p.gate.L = &p.mu
 	p.limit = min(p.limit, p.most())
-	p.quick = p.most()
+	p.quick = paceMaxMost
 	p.rate.fixed = float64(cfg.Rate)
 	p.good.span, p.rate.recent.span = paceSpan, allowanceSoon
 	return p
 }
 
-func (p *pace) most() float64 { return float64(p.cfg.Concurrency) }
+// most is what limit grows to.
+func (p *pace) most() float64 {
+	if p.cfg.Concurrency > 0 {
+		return float64(p.cfg.Concurrency)
+	}
+	return min(max(paceOwn*p.usual.Seconds(), paceMaxLeast), paceMaxMore)
+}
 
 // Enter waits for a place among the requests that the account is sent at a time, for its turn under the rate cap, and for the end of
 // a pause that the processor asked for. It is taken before an attempt is sealed, so that nothing waits between the seal and the send.
@@ -124,12 +140,10 @@ func (p *pace) enter(ctx context.Context) (leave func(), err error) {
 	if t.err != nil {
 		return nil, t.err
 	}
-	from := time.Now()
 	return sync.OnceFunc(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.places--
-		p.held = smoothed(p.held, time.Since(from))
 		p.admit()
 	}), nil
 }
@@ -196,13 +210,43 @@ func (p *pace) look() {
 	p.admit()
 }
 
-// room is how many places there are: enough that limit requests are on their way, and the seals of the next are being written.
+// room is how many places there are.
 func (p *pace) room() int {
-	part := 1.0
-	if p.posting > 0 {
-		part = min(max(float64(p.held)/float64(p.posting), 1), sealPart)
+	return max(int(p.limit*(1+min(p.sealing, sealPart))), paceMin)
+}
+
+// begin waits, a little, until no more than limit are on their way, this one among them. end follows the answer.
+func (p *pace) begin() (end func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.arrived++
+	if p.onWire >= p.wide() {
+		late := false
+		timer := time.AfterFunc(gateMax, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			late = true
+			p.gate.Broadcast()
+		})
+		for p.onWire >= p.wide() && !late {
+			p.gate.Wait()
+		}
+		timer.Stop()
 	}
-	return max(int(math.Round(math.Floor(p.limit)*part)), paceMin)
+	p.onWire++
+	return p.end
+}
+
+func (p *pace) wide() int { return max(int(p.limit), paceMin) }
+
+func (p *pace) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := float64(max(p.places-p.arrived, 0)) / float64(p.onWire)
+	p.sealing += (now - p.sealing) / paceSmooth
+	p.arrived--
+	p.onWire--
+	p.gate.Signal()
 }
 
 // observe learns from the answer to a payment that was sent at the time given.
@@ -239,11 +283,10 @@ func (p *pace) observe(from time.Time, r result) {
 func (p *pace) answered(now, from time.Time, took time.Duration) {
 	p.good.add(now)
 	p.rate.passed(now)
-	p.posting = smoothed(p.posting, took)
 	if !from.After(p.cutAt) {
 		return
 	}
-	p.smooth = smoothed(p.smooth, took)
+	p.smooth, p.usual = smoothed(p.smooth, took), smoothed(p.usual, took)
 	p.judged++
 	if p.judged >= paceSmooth {
 		if p.best == 0 || p.smooth < p.best {
@@ -315,7 +358,7 @@ func (a *Account) Room() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := p.room()
-	return n + n/2 + paceAhead
+	return 2*n + paceAhead
 }
 
 // paceAhead payments wait for places at least, however few there are.

@@ -242,8 +242,22 @@ func TestConcurrencyGrows(t *testing.T) {
 		if ideal := 4000 * 20 * time.Millisecond / 40; d.took > ideal*11/10 {
 			t.Errorf("took %v, want about %v", d.took, ideal)
 		}
-		if most := s.most.Load(); most != 40 {
-			t.Errorf("%d on their way at a time, want 40", most)
+		if most := s.most.Load(); most < 36 || most > 44 { // who has waited for gateMax goes
+			t.Errorf("%d on their way at a time, want about 40", most)
+		}
+	})
+}
+
+// Without a setting, as many are sent at a time as two cores can seal in the time that an answer takes.
+func TestConcurrencyFollowsTheTimeOfAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, s := simulated(t, upstream.Config{}, simulator.Options{Latency: 10 * time.Millisecond}, nil)
+		for _, c := range []struct{ latency, most int }{{10, 24}, {40, 48}, {200, 64}} {
+			s.set(t, fmt.Sprintf(`{"latency_ms":%d}`, c.latency))
+			drain(t, a, 200, 2000)
+			if p := a.Pace(); p.Concurrency < c.most-2 || p.Concurrency > c.most {
+				t.Errorf("at %d ms: %+v, want %d", c.latency, p, c.most)
+			}
 		}
 	})
 }
@@ -251,7 +265,7 @@ func TestConcurrencyGrows(t *testing.T) {
 // A processor that slows down under many requests gets fewer of them, and all of them when it is well again.
 func TestConcurrencyIsHalvedWhenAnswersAreSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, s := simulated(t, upstream.Config{}, simulator.Options{Latency: 100 * time.Millisecond}, nil)
+		a, s := simulated(t, upstream.Config{Concurrency: 64}, simulator.Options{Latency: 100 * time.Millisecond}, nil)
 		drain(t, a, 100, 2000)
 		if p := a.Pace(); p.Concurrency != 64 {
 			t.Fatalf("%+v", p)
@@ -272,7 +286,7 @@ func TestConcurrencyIsHalvedWhenAnswersAreSlow(t *testing.T) {
 // Answers of trouble halve it once for all that were on their way, not once each.
 func TestConcurrencyIsHalvedOncePerRound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, s := simulated(t, upstream.Config{BreakerFailures: 1000}, simulator.Options{Latency: 20 * time.Millisecond}, nil)
+		a, s := simulated(t, upstream.Config{BreakerFailures: 1000, Concurrency: 64}, simulator.Options{Latency: 20 * time.Millisecond}, nil)
 		drain(t, a, 100, 2000)
 		var group sync.WaitGroup
 		if err := s.SetFaults(simulator.Faults{Error503: 1}); err != nil {
