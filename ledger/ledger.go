@@ -84,6 +84,7 @@ type Ledger struct {
 	keys     *keys
 	emails   emails
 	exposure *exposure
+	pulse    *pulse
 	alarms   *alarms
 	waiters  *waiters[PaymentID]
 	refunds  *waiters[RefundID]   // wait for a refund's outcome
@@ -95,6 +96,7 @@ type Ledger struct {
 	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
 	lineBack  poke          // an account may be sent to again
 	linkMoved poke          // the line to an account may have changed
+	exposed   poke          // payments were taken
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
@@ -110,7 +112,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
-		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
+		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -234,6 +236,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	start("event relay", l.relayEvents)
 	start("drain", l.promote)
 	start("line teller", l.tellLinks)
+	start("exposure teller", l.watchExposure)
 	start("key index", func(ctx context.Context) error { return l.keys.fill(ctx, l.log) })
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
@@ -289,6 +292,9 @@ func (l *Ledger) account(t *tenants.Tenant) *upstream.Account {
 	l.alarms.clear(k)
 	if !acc.Configured() {
 		return nil
+	}
+	if t.Upstream != nil {
+		acc.SetRate(t.Upstream.Rate)
 	}
 	return acc
 }

@@ -60,6 +60,7 @@ func NewAccounts(defaults Config) *Accounts {
 		as.own = identity{"", cfg.Account}
 	}
 	as.all[as.own] = newAccount(as, as.own, cfg.Key)
+	as.all[as.own].SetRate(cfg.Rate)
 	return as
 }
 

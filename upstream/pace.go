@@ -97,7 +97,6 @@ func newPace(cfg *Config, open func() (time.Duration, error)) *pace {
 	p.gate.L = &p.mu
 	p.limit = min(p.limit, p.most())
 	p.quick = paceMaxMost
-	p.rate.fixed = float64(cfg.Rate)
 	p.good.span, p.rate.recent.span = paceSpan, allowanceSoon
 	return p
 }
@@ -326,6 +325,17 @@ func smoothed(mean, next time.Duration) time.Duration {
 		return next
 	}
 	return mean + (next-mean)/paceSmooth
+}
+
+// SetRate sets how many payments a second the account is sent at most; 0: what the processor allows is learned from its 429s.
+func (a *Account) SetRate(perSecond int) {
+	p := a.pace
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fixed := float64(max(perSecond, 0)); p.rate.fixed != fixed {
+		p.rate.fixed = fixed
+		p.admit()
+	}
 }
 
 // PaceStatus is how fast an account is sent to.

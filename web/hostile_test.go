@@ -207,6 +207,13 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: Retry-After is %q, want %q", c.code, got, c.retry)
 		}
 	}
+	ts.ledger.pay = func(context.Context, ledger.NewPayment) error {
+		return &ledger.Error{Kind: ledger.Conflict, Code: "offline_limit", Message: "m", Rule: &ledger.BrokenRule{Name: "max_count", Allowed: 3}}
+	}
+	limit := ts.ask("POST /api/v1/payments", goodPayment, "key", ts.shop).is(409, "offline_limit")
+	if !strings.Contains(limit.body, `"rule":"max_count","stands":0,"allowed":3`) {
+		t.Errorf("the refusal does not say which rule: %s", limit.body)
+	}
 	if log := ts.log.String(); log != "" {
 		t.Errorf("foreseen refusals were logged:\n%s", log)
 	}

@@ -112,7 +112,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The upstream accounts do nothing until Run: the ledger only needs to know whom to ask.
 	a.accounts = upstream.NewAccounts(upstream.Config{
 		URL: config.UpstreamURL, Account: upstreamAccount, Key: string(config.UpstreamKey), Version: config.UpstreamVersion,
-		Timeout: config.UpstreamTimeout, ProbeInterval: config.ProbeInterval, ProbePath: config.ProbePath,
+		Rate: config.UpstreamRate, Concurrency: config.UpstreamConcurrency, Timeout: config.UpstreamTimeout, ProbeInterval: config.ProbeInterval, ProbePath: config.ProbePath,
 		BreakerFailures: config.BreakerFailures, BreakerWindow: config.BreakerWindow, BreakerOpen: config.BreakerOpen,
 		Logger: log,
 	})
