@@ -71,7 +71,33 @@ func (a *Account) Configured() bool { return a.id.url != "" }
 func (a *Account) Ready() bool { return a.snapshot().ready }
 
 // Link returns what the link judge says.
-func (a *Account) Link() Link { return a.judge.link() }
+func (a *Account) Link() Link {
+	link := a.judge.link()
+	if _, evidence, wrong := a.clock.wrong(); wrong && link.Cause == "" && link.State != Unconfigured {
+		link.Cause, link.Evidence = ClockWrong, link.Evidence+"; "+evidence
+	}
+	return link
+}
+
+// ForceLink makes the line offline by word ("offline"), for a drill: nothing is sent but probes, whatever they find; or ends
+// that ("auto"). Any other word is an error. A new process knows nothing of it.
+func (a *Account) ForceLink(state string) error {
+	offline, err := forcedOffline(state)
+	if err != nil {
+		return err
+	}
+	a.judge.force(offline)
+	a.wake()
+	a.tell()
+	return nil
+}
+
+func forcedOffline(word string) (bool, error) {
+	if word != string(Offline) && word != "auto" {
+		return false, errors.New(`link: want "offline" or "auto"`)
+	}
+	return word == string(Offline), nil
+}
 
 // Breaker returns the breaker's state.
 func (a *Account) Breaker() BreakerStatus { return a.breaker.status() }
@@ -132,6 +158,9 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 	if !requestPath(c.path) {
 		return Answer{Outcome: Retryable, Reason: "not sent: malformed path"}
 	}
+	if a.judge.isForced() {
+		return Answer{Outcome: Retryable, Reason: "not sent: offline by the operator's word"}
+	}
 	if reason, remaining := a.hold.inForce(); remaining > 0 {
 		return Answer{Outcome: Retryable, Reason: "not sent: " + reason, RetryAfter: remaining}
 	}
@@ -163,7 +192,7 @@ func (a *Account) ask(ctx context.Context, c call) result {
 
 // learn lets the instruments see what a call or probe met.
 func (a *Account) learn(r result) {
-	a.clock.observe(r)
+	a.clock.observe(r, a.cfg.Now())
 	a.hold.observe(r)
 	moved := a.judge.observe(r)
 	if moved.returned {
@@ -296,7 +325,7 @@ func (a *Account) admits() (wait time.Duration, err error) {
 	reason, _ := a.hold.inForce()
 	wait = a.hold.pause()
 	switch {
-	case s.breaker == BreakerOpen, reason != "" && wait <= 0:
+	case s.breaker == BreakerOpen, a.judge.isForced(), reason != "" && wait <= 0:
 		return 0, ErrNotReady
 	case s.link == Offline:
 		return wait, errLineDown
