@@ -30,6 +30,15 @@ type Drain struct {
 // etaMax bounds an estimate: more is not worth a number.
 const etaMax = 366 * 24 * 60 * 60
 
+// Drain tells how the drain of a tenant's backlog, or ("") of all that the box has, stands.
+func (l *Ledger) Drain(t tenants.ID) Drain {
+	backlog := int64(0)
+	for _, sum := range l.exposure.of(t) {
+		backlog += sum.Count
+	}
+	return l.drain(t, l.accountOf(t), backlog)
+}
+
 // drain tells how the drain of a tenant's backlog, or ("") of all that the box has, stands.
 func (l *Ledger) drain(t tenants.ID, own *upstream.Account, backlog int64) Drain {
 	d := Drain{State: DrainIdle, PerS: math.Round(10*l.pulse.perSecond(t)) / 10}

@@ -29,6 +29,7 @@ type Overview struct {
 type Connectivity struct {
 	State    string     `json:"state"` // online, degraded, offline or unconfigured
 	Since    *time.Time `json:"since"`
+	Cause    string     `json:"cause,omitempty" doc:"Why the line is not online, or what is wrong although it is: captive_portal, upstream_down, no_network, no_answer, slow, clock_wrong, forced, not_tried."`
 	Evidence string     `json:"evidence"`
 }
 
@@ -177,7 +178,7 @@ func link(acc *upstream.Account) (Connectivity, Breaker) {
 			Breaker{State: "closed"}
 	}
 	lk, br := acc.Link(), acc.Breaker()
-	return Connectivity{string(lk.State), sinceOrNil(lk.Since), lk.Evidence}, Breaker{string(br.State), sinceOrNil(br.Since), br.Failures}
+	return Connectivity{string(lk.State), sinceOrNil(lk.Since), string(lk.Cause), lk.Evidence}, Breaker{string(br.State), sinceOrNil(br.Since), br.Failures}
 }
 
 func sinceOrNil(t time.Time) *time.Time {
