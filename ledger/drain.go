@@ -46,14 +46,14 @@ func (l *Ledger) drain(t tenants.ID, own *upstream.Account, backlog int64) Drain
 	if t == "" {
 		accounts = l.accounts.List()
 	}
-	throttled, ready := false, false
+	throttled, busy, ready := false, d.PerS > 0, false
 	for _, a := range accounts {
 		if a == nil || !a.Configured() {
 			continue
 		}
 		p := a.Pace()
 		d.Concurrency += p.Concurrency
-		throttled, ready = throttled || p.Throttled, ready || a.Ready()
+		throttled, busy, ready = throttled || p.Throttled, busy || p.InUse > 0, ready || a.Ready()
 		if p.Rate > 0 && len(accounts) == 1 {
 			rate := math.Round(10*p.Rate) / 10
 			d.Rate = &rate
@@ -66,7 +66,7 @@ func (l *Ledger) drain(t tenants.ID, own *upstream.Account, backlog int64) Drain
 	case backlog == 0:
 	case throttled:
 		d.State = DrainThrottled
-	case d.PerS > 0 && ready:
+	case busy && ready:
 		d.State = DrainRunning
 	}
 	if backlog > 0 && d.PerS > 0 && (d.State == DrainRunning || d.State == DrainThrottled) {

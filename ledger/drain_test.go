@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"tenderbox/jobs"
 	"tenderbox/tenants"
@@ -97,4 +99,75 @@ func (b *testBox) settledAll(ts ...tenants.ID) {
 			}
 		}
 	}
+}
+
+// The status tells how the drain stands, and how long it takes.
+func TestDrainIsTold(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{})
+	b.cut(true)
+	look := func() Overview {
+		t.Helper()
+		return must(b.Status(t.Context(), testTenant))(t)
+	}
+	for range 20 {
+		b.pay("", validPayment())
+	}
+	if s := look(); s.Drain.State != DrainIdle || s.Drain.EtaS != nil || s.Backlog.EtaS != nil || s.Backlog.Count != 20 {
+		t.Errorf("without a line: %+v, %+v", s.Drain, s.Backlog)
+	}
+	if err := b.jobs.Pause(t.Context(), "", PaymentsQueue); err != nil {
+		t.Fatal(err)
+	}
+	b.cut(false)
+	if s := look(); s.Drain.State != DrainPaused || s.Drain.EtaS != nil {
+		t.Errorf("paused: %+v", s.Drain)
+	}
+	b.pulse.settled(testTenant, 10) // as if ten had just been settled
+	if err := b.sim.SetFaults(simulator.Faults{Hang: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.jobs.Resume(t.Context(), "", PaymentsQueue); err != nil {
+		t.Fatal(err)
+	}
+	s := look()
+	if s.Drain.State != DrainRunning || s.Drain.PerS <= 0 || s.Drain.EtaS == nil || *s.Drain.EtaS < 2 || *s.Drain.EtaS > 20 || *s.Backlog.EtaS != *s.Drain.EtaS {
+		t.Errorf("draining: %+v", s.Drain)
+	}
+	if box := must(b.Status(t.Context(), ""))(t); box.Drain.PerS <= 0 || box.Drain.EtaS == nil || len(box.Exposure) != 1 ||
+		box.Exposure[0].Tenant != testTenant || box.Exposure[0].OldestAt == nil {
+		t.Errorf("the operator sees %+v, %+v", box.Drain, box.Exposure)
+	}
+	if err := b.sim.SetFaults(simulator.Faults{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A pulse counts the last ten seconds, each tenant's and all together, from a run's beginning.
+func TestPulse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPulse()
+		want := func(shop, box float64) {
+			t.Helper()
+			if s, b := p.perSecond("shop"), p.perSecond(""); s != shop || b != box {
+				t.Errorf("after %v: %v and %v a second, want %v and %v", time.Since(p.start), s, b, shop, box)
+			}
+		}
+		want(0, 0)
+		time.Sleep(time.Hour)
+		p.settled("shop", 10)
+		p.settled("bar", 30)
+		want(10, 40)
+		time.Sleep(time.Second)
+		p.settled("shop", 20)
+		want(15, 30)
+		time.Sleep(8 * time.Second)
+		want(3, 6)
+		time.Sleep(time.Second) // the first second has left
+		want(2, 2)
+		time.Sleep(time.Second)
+		want(0, 0)
+		if p.perSecond("bar"); len(p.tenants) != 0 {
+			t.Errorf("still holds %v", p.tenants)
+		}
+	})
 }

@@ -51,13 +51,13 @@ type Options struct {
 	Logger *slog.Logger     // nil means none
 }
 
-// concurrencyDefault serves several accounts at their full pace (32 requests on their way, and half as many in hand beside them), or many at less.
+// ConcurrencyDefault serves several accounts at their full pace (32 requests on their way, and half as many in hand beside them), or many at less.
 // One that waits costs a goroutine.
-const concurrencyDefault = 256
+const ConcurrencyDefault = 256
 
 func (o Options) withDefaults() Options {
 	o.KeyMemory = cmp.Or(o.KeyMemory, 20*time.Hour)
-	o.Concurrency = cmp.Or(o.Concurrency, concurrencyDefault)
+	o.Concurrency = cmp.Or(o.Concurrency, ConcurrencyDefault)
 	o.DrainMax = cmp.Or(o.DrainMax, 10*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
