@@ -25,8 +25,10 @@ const (
 	allowanceBrief = 250 * time.Millisecond
 	// allowanceMin requests a second are tried however often they are refused.
 	allowanceMin = 0.1
-	// allowanceFew: of fewer answers than this no rate is learned at the first refusal: it may have been somebody else's doing.
+	// allowanceFew answers before a refusal tell a rate; fewer only that it was too high.
 	allowanceFew = 8
+	// allowanceGuess is the least that the first refusal is taken for: what processors commonly allow.
+	allowanceGuess = 100
 	// allowanceIdle without a request the climb stands still: what is not used proves nothing.
 	allowanceIdle = time.Second
 	// allowanceSlack is how far requests may catch up when a timer was late. At 100 a second it is one request.
@@ -44,8 +46,7 @@ type allowance struct {
 	last    time.Time // when the latest was let go
 	stopped bool      // by a refusal, or for want of payments
 	resumed time.Time // when sending went on after a pause or began
-	refusal time.Time // the latest
-	passes  int       // good answers since then
+	passes  int       // good answers since the latest refusal
 	recent  meter
 }
 
@@ -95,9 +96,8 @@ func (a *allowance) passed(now time.Time) {
 
 // refused learns from a 429 that came while so many more requests were on their way.
 func (a *allowance) refused(now time.Time, onWay int) {
-	rate, between, first := a.at(now), now.Sub(a.refusal), a.refusal.IsZero()
-	passes, active := a.passes, now.Sub(a.resumed)
-	a.refusal, a.passes, a.stopped = now, 0, true
+	rate, passes, active := a.at(now), a.passes, now.Sub(a.resumed)
+	a.passes, a.stopped = 0, true
 	if a.fixed > 0 {
 		return // the operator knows better, or is told by the alarm that not
 	}
@@ -110,12 +110,8 @@ func (a *allowance) refused(now time.Time, onWay int) {
 		}
 	case rate > 0:
 		a.ceiling, climb = min(rate, a.recent.perSecond(now)), min(2*a.climb, allowanceClimbMax)
-	case first && passes < allowanceFew:
-		return
-	case first: // rather too high than too low: the next refusal comes sooner than the end of the climb
-		a.ceiling = float64(passes+onWay) / max(active, allowanceBrief).Seconds()
-	default: // as many as were let in since the last refusal is what was allowed meanwhile
-		a.ceiling = float64(passes) / between.Seconds()
+	default: // rather too high than too low: the next refusal comes sooner than the end of the climb
+		a.ceiling = max(float64(passes+onWay)/max(active, allowanceBrief).Seconds(), allowanceGuess)
 	}
 	a.ceiling, a.cut, a.climb, a.since = max(a.ceiling, allowanceMin), cut, climb, now
 }

@@ -23,11 +23,11 @@ const (
 	paceStart = 4
 	// paceMin keeps asking: with none on its way nobody would learn that the processor has recovered.
 	paceMin = 1
-	// Without a setting, the maximum is as many as make paceOwn payments a second at the time that answers take, which is what two
+	// Without a setting, the maximum is as many as make paceOwn payments a second at the time that answers take at best, which is what two
 	// cores can seal and record: more would wait at the processor instead of here. At 20 ms these are paceMaxLeast; at 300 ms paceMaxMore
 	// are twice the hundred a second that processors allow.
-	paceOwn      = 1200
-	paceMaxLeast = 24
+	paceOwn      = 1000
+	paceMaxLeast = 20
 	paceMaxMore  = 64
 	// paceMaxMost is Config.Concurrency's own limit; each request may hold a connection, and 64 of them are kept alive.
 	paceMaxMost = 1024
@@ -53,7 +53,7 @@ const (
 
 	// paceForget lets the best time rise towards what is usual by one part in so many an answer: a processor that has become slower for good is
 	// not congested for ever.
-	paceForget = 4096
+	paceForget = 1 << 16
 )
 
 // paceSpan is what PaceStatus.PerSecond is about: long enough to pass over a pause of a second.
@@ -80,9 +80,8 @@ type pace struct {
 	cutAt   time.Time // answers to what was sent before say nothing new
 	smooth  time.Duration
 	best    time.Duration
-	usual   time.Duration // smoothed over cuts
-	judged  int           // answers in smooth since the last cut
-	good    meter         // answers that count
+	judged  int   // answers in smooth since the last cut
+	good    meter // answers that count
 }
 
 // ticket is somebody who waits for a place.
@@ -106,7 +105,7 @@ func (p *pace) most() float64 {
 	if p.cfg.Concurrency > 0 {
 		return float64(p.cfg.Concurrency)
 	}
-	return min(max(paceOwn*p.usual.Seconds(), paceMaxLeast), paceMaxMore)
+	return min(max(paceOwn*p.best.Seconds(), paceMaxLeast), paceMaxMore)
 }
 
 // Enter waits for a place among the requests that the account is sent at a time, for its turn under the rate cap, and for the end of
@@ -285,7 +284,7 @@ func (p *pace) answered(now, from time.Time, took time.Duration) {
 	if !from.After(p.cutAt) {
 		return
 	}
-	p.smooth, p.usual = smoothed(p.smooth, took), smoothed(p.usual, took)
+	p.smooth = smoothed(p.smooth, took)
 	p.judged++
 	if p.judged >= paceSmooth {
 		if p.best == 0 || p.smooth < p.best {

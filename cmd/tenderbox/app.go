@@ -147,7 +147,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
 		Accounts: a.accounts, Events: a.events, Derive: hooks.derive, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory,
 		Concurrency: max(ledger.ConcurrencyDefault, 4*config.UpstreamConcurrency), // twice what one account has in hand
-		DrainMax: sendsDrainMax, Logger: log,
+		DrainMax:    sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err
