@@ -44,12 +44,12 @@ const (
 	// paceSmooth is the weight of one answer in the smoothed time, TCP's for its round trip; as many answers are looked at
 	// before a verdict.
 	paceSmooth = 8
-	// sealPart: beside the requests that are allowed at a time, at most so many for each of them may be about to be: their seals are being
+	// sealPart: beside each request that is allowed at a time, at most so much of another may be about to be: its seal is being
 	// written. How many follows from how long that takes beside an answer.
-	sealPart = 1
+	sealPart = 0.5
 	// gateMax is how long a sealed payment waits at most for one before it to be answered: a group of seals becomes durable at once, and is not to
-	// arrive at once. Longer would be a wait between the seal and the send.
-	gateMax = 25 * time.Millisecond
+	// arrive at once. With sealPart the wait is half the time of an answer, unless answers suddenly take longer.
+	gateMax = 250 * time.Millisecond
 
 	// paceForget lets the best time rise towards what is usual by one part in so many an answer: a processor that has become slower for good is
 	// not congested for ever.

@@ -140,7 +140,7 @@ func TestRateIsLearned(t *testing.T) {
 				if c.withBucket {
 					o.Rate = c.rate
 				}
-				a, s := simulated(t, upstream.Config{}, o, func(s *simulator.Simulator) http.Handler {
+				a, s := simulated(t, upstream.Config{Concurrency: 64}, o, func(s *simulator.Simulator) http.Handler {
 					if c.withBucket {
 						return s
 					}
