@@ -20,6 +20,8 @@ type lease struct {
 	settled bool   // an outcome is on its way or done: the start need not be written any more, nor does the lease run out
 	parking bool   // not a worker's: a damaged record on its way out
 
+	share any // what it needs together with others; nil: nothing. The runner's, which knows what it means
+
 	interrupted bool // the attempt before this lease ended with the process
 
 	out     *held         // what is on disk about a lease from outside; nil: not one

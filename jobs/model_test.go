@@ -216,7 +216,12 @@ func (m *machine) search(t *rapid.T, j *modelJob, data []byte) Job {
 func (m *machine) lease(t *rapid.T) {
 	ready := rapid.SampledFrom(tenants).Draw(t, "ready")
 	all := rapid.Bool().Draw(t, "all")
-	les, err := m.e.take(m.w, rapid.IntRange(1, 4).Draw(t, "n"), math.MaxInt, func(tenant string) bool { return all || tenant == ready })
+	les, err := m.e.take(m.w, rapid.IntRange(1, 4).Draw(t, "n"), math.MaxInt, func(tenant string) *room {
+		if all || tenant == ready {
+			return nil
+		}
+		return noRoom
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

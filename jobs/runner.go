@@ -57,6 +57,11 @@ type RunnerOptions struct {
 	// Ready says whether a tenant's jobs may be leased at present; nil: always. Jobs held back burn nothing. It is
 	// asked often and must be quick. After its answer changed, call Poke.
 	Ready func(tenant string) bool
+
+	// Share says what a tenant's jobs need together with other tenants', such as an account somewhere, and how many of all those that need it may be
+	// leased at a time: what is slow holds no more slots than it can use. of is comparable; nil: nothing is shared, and max does
+	// not matter. nil: no job needs anything. It is asked after Ready, as often, and must be quick.
+	Share func(tenant string) (of any, max int)
 }
 
 // Runner leases jobs of one queue and runs its handler on them.
@@ -71,6 +76,8 @@ type Runner struct {
 	unwritten chan struct{} // holds one for each outcome on its way to the disk
 	left      sync.WaitGroup
 	leftN     atomic.Int64 // jobs leased and not yet settled
+
+	shares shares
 
 	failures *rate.Limiter // of lines in the log
 	withheld atomic.Int64  // failures since the last of these lines
@@ -100,7 +107,7 @@ func (r *Runner) Poke() { r.w.poke() }
 // contexts, and releases them: they burn no attempt. It returns nil, or ErrDrain if handlers did not return even then.
 func (r *Runner) Run(ctx context.Context) error {
 	names := slices.Collect(maps.Keys(r.o.Handlers))
-	if r.o.TenantMax > 0 || r.o.Ready != nil {
+	if r.o.TenantMax > 0 || r.o.Ready != nil || r.o.Share != nil {
 		r.e.lookAlone(r.w, names, r.o.TenantMax)
 	} else if err := r.e.look(r.w, "", names, false); err != nil {
 		return fmt.Errorf("runner of %q: %w", r.o.Queue, err)
@@ -235,6 +242,9 @@ func (r *Runner) over(ctx context.Context, le *lease, o outcome) {
 		r.logFailure(le, o)
 	}
 	r.unwritten <- struct{}{}
+	if r.shares.give(le.share) {
+		r.w.poke()
+	}
 	r.free.Add(1)
 	select {
 	case r.freed <- struct{}{}:
@@ -279,23 +289,43 @@ func (r *Runner) logOf(le *lease) *slog.Logger {
 // lease leases up to n jobs and says when to look again if there are fewer.
 func (r *Runner) lease(n int) (les []*lease, again time.Duration) {
 	again = runnerPoll
-	var ready func(tenant string) bool
-	if r.o.Ready != nil {
-		ready = func(tenant string) (yes bool) {
-			if p := panics.Try(func() { yes = r.o.Ready(tenant) }); p != nil {
-				r.e.log.Error("jobs: Ready panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
+	var roomOf func(tenant string) *room
+	asked := r.shares.ask()
+	if r.o.Ready != nil || r.o.Share != nil {
+		roomOf = func(tenant string) (left *room) {
+			left = noRoom
+			if p := panics.Try(func() { left = r.room(asked, tenant) }); p != nil {
+				r.e.log.Error("jobs: Ready or Share panicked", slog.String("queue", r.o.Queue), slog.Any("err", p.AsError()))
 			}
-			if !yes {
+			if left == noRoom {
 				again = runnerPollHeld
 			}
-			return yes
+			return left
 		}
 	}
-	les, err := r.e.take(r.w, n, math.MaxInt, ready)
+	les, err := r.e.take(r.w, n, math.MaxInt, roomOf)
 	if err != nil {
 		again = runnerPollHeld
 	}
+	if asked.took(les) {
+		r.w.poke()
+	}
 	return les, again
+}
+
+// room is how many jobs of a tenant may be leased at present.
+func (r *Runner) room(asked *asking, tenant string) *room {
+	if r.o.Ready != nil && !r.o.Ready(tenant) {
+		return noRoom
+	}
+	if r.o.Share == nil {
+		return nil
+	}
+	of, most := r.o.Share(tenant)
+	if of == nil {
+		return nil
+	}
+	return asked.room(of, most)
 }
 
 // attend takes a leased job through one attempt and says what becomes of it.

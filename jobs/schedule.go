@@ -214,6 +214,19 @@ func (e *Engine) PromoteDelayed(ctx context.Context, queue string, match func(te
 	if err := e.exists(queue); err != nil {
 		return 0, err
 	}
+	return e.promoteDelayed(ctx, queue, match, attempts)
+}
+
+// PromoteAll makes all delayed jobs of a tenant's line due now, or (tenant "") of the whole queue, and returns how many, also beside an
+// error. Errors to branch on: ErrUnknownQueue, and the store's.
+func (e *Engine) PromoteAll(ctx context.Context, tenant, queue string) (int, error) {
+	if err := e.canSee(tenant, queue); err != nil {
+		return 0, err
+	}
+	return e.promoteDelayed(ctx, queue, func(of string) bool { return tenant == "" || tenant == of }, 0)
+}
+
+func (e *Engine) promoteDelayed(ctx context.Context, queue string, match func(tenant string) bool, attempts int) (int, error) {
 	said := map[string]bool{}
 	prefix := queuePrefix(queue)
 	from, total := prefix, 0

@@ -45,6 +45,28 @@ func TestDelayedJobsSurviveARestart(t *testing.T) {
 	})
 }
 
+// All that is put off of one tenant, or of all, becomes due, however often it has failed.
+func TestPromoteAll(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	for i := range 5 {
+		enqueue(t, e, jobs.NewJob{Queue: "q", Tenant: "a", Delay: time.Hour, ID: fmt.Sprint(i)}, jobs.NewJob{Queue: "q", Tenant: "b", Delay: time.Hour})
+	}
+	if _, err := e.PromoteAll(t.Context(), "a", "nothing"); !errors.Is(err, jobs.ErrUnknownQueue) {
+		t.Errorf("an unknown queue: %v", err)
+	}
+	for _, c := range []struct {
+		tenant string
+		want   int
+	}{{"c", 0}, {"a", 5}, {"a", 0}, {"", 5}, {"", 0}} {
+		if n, err := e.PromoteAll(t.Context(), c.tenant, "q"); n != c.want || err != nil {
+			t.Errorf("of %q: %d, %v, want %d", c.tenant, n, err, c.want)
+		}
+	}
+	if s := e.Stats()[0]; s.Waiting != 10 || s.Delayed != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestPromoteDelayed(t *testing.T) {
 	e, _ := open(t, oneQueue())
 	var js []jobs.NewJob

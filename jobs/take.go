@@ -13,17 +13,18 @@ import (
 const scanMax = 4096
 
 // take leases up to n jobs for w, one a tenant and turn. If it finds fewer, w is idle from then on, and is poked when there is news.
-// ready keeps tenants out of this call; it is called without a lock, once for each. No more is taken once there are bytesMax bytes of data.
-func (e *Engine) take(w *waiter, n, bytesMax int, ready func(tenant string) bool) (out []*lease, err error) {
-	var said map[string]bool
-	if ready != nil {
-		said = map[string]bool{}
+// roomOf says how many jobs of a tenant may be taken in this call (nil: no limit); it is called without a lock, once for each. No more is taken once
+// there are bytesMax bytes of data.
+func (e *Engine) take(w *waiter, n, bytesMax int, roomOf func(tenant string) *room) (out []*lease, err error) {
+	var said map[string]*room
+	if roomOf != nil {
+		said = map[string]*room{}
 	}
 	t := taking{e: e, w: w, n: n, bytesMax: bytesMax, said: said}
 	for again := true; again && err == nil; {
 		again, err = t.step()
 		for _, tenant := range t.ask {
-			said[tenant] = ready(tenant)
+			said[tenant] = roomOf(tenant)
 		}
 		for _, le := range t.damaged {
 			e.park(le)
@@ -38,12 +39,13 @@ type taking struct {
 	e           *Engine
 	w           *waiter
 	n, bytesMax int
-	said        map[string]bool // which tenants are ready; nil: all
+	said        map[string]*room // of the tenants that were asked about; nil: of none
 
 	out, damaged []*lease
 	size         int      // bytes of data in out
 	ask          []string // tenants of whom said does not know
 	scan         int      // records that this step may still look at
+	passes       int
 }
 
 // askMax tenants are asked about at a time, without the lock.
@@ -105,19 +107,21 @@ func (t *taking) step() (again bool, err error) {
 	return false, err
 }
 
-// pass returns the lines whose turn it is: one for each job that is wanted, if there are as many. It returns none if it does not know of some whether
-// they are ready; they are in ask then.
+// pass returns the lines whose turn it is: one for each job that is wanted, if there are as many. It returns none if it does not know of some how much
+// room there is; they are in ask then.
 func (t *taking) pass() (pass []*spot) {
+	t.passes++
 	for el := t.w.view.ring.Front(); el != nil && len(pass) < t.n-len(t.out) && len(t.ask) < askMax; el = el.Next() {
 		s := el.Value.(*spot)
 		if t.said != nil {
-			ready, known := t.said[s.line.tenant]
+			left, known := t.said[s.line.tenant]
 			if !known {
 				t.ask = append(t.ask, s.line.tenant)
 			}
-			if !ready {
+			if !known || left.full() {
 				continue
 			}
+			left.enter(t.passes)
 		}
 		pass = append(pass, s)
 	}
@@ -130,7 +134,12 @@ func (t *taking) pass() (pass []*spot) {
 // turn leases up to share jobs of one line and ends its turn. resting: its rate holds it back.
 func (t *taking) turn(c *bbolt.Cursor, q *queue, s *spot, share int, now time.Time) (resting bool) {
 	e, v, l := t.e, t.w.view, s.line
-	for got := 0; got < share && !t.full() && t.scan > 0; got++ {
+	left := t.said[l.tenant]
+	if left.full() {
+		return false // others of this pass took it all: the turn is still to come
+	}
+	share = left.part(share)
+	for got := 0; got < share && !t.full() && t.scan > 0 && !left.full(); got++ {
 		if in := tokenIn(l.limits.rate, now); in > 0 && !l.paused {
 			q.rest(l, e.clock.steady()+in)
 		}
@@ -155,6 +164,7 @@ func (t *taking) turn(c *bbolt.Cursor, q *queue, s *spot, share int, now time.Ti
 			got--
 		default:
 			q.took(l, now)
+			left.take(le)
 			t.out = append(t.out, le)
 			t.size += len(le.job.Data)
 		}

@@ -11,6 +11,7 @@ import (
 	json "github.com/go-json-experiment/json"
 
 	"tenderbox/jobs"
+	"tenderbox/tenants"
 	"tenderbox/upstream"
 )
 
@@ -28,6 +29,7 @@ type connectivityData struct {
 	State    upstream.LinkState `json:"state"`
 	Was      upstream.LinkState `json:"was"`
 	Since    time.Time          `json:"since"`
+	Cause    upstream.Cause     `json:"cause,omitzero"`
 	Evidence string             `json:"evidence"`
 }
 
@@ -60,7 +62,7 @@ const linkLook = 5 * time.Second
 // tellLink enqueues the event for each tenant of the account. The jobs' ids follow
 // from the change, so that telling it again is telling it once.
 func (l *Ledger) tellLink(ctx context.Context, acc *upstream.Account, link upstream.Link) error {
-	data, err := json.Marshal(connectivityData{link.State, link.Was, instant(link.Since.UnixMilli()), link.Evidence})
+	data, err := json.Marshal(connectivityData{link.State, link.Was, instant(link.Since.UnixMilli()), link.Cause, link.Evidence})
 	if err != nil { // texts and times always encode
 		panic(err)
 	}
@@ -77,5 +79,38 @@ func (l *Ledger) tellLink(ctx context.Context, acc *upstream.Account, link upstr
 			return err
 		}
 	}
+	return nil
+}
+
+// ForceLink takes the line to a tenant's account, or ("") to all accounts, away by word ("offline"), or leaves it to the judge again
+// ("auto"). A new process knows nothing of it.
+func (l *Ledger) ForceLink(t tenants.ID, word string) error {
+	return l.forced(t, func(f forcer) error { return f.ForceLink(word) })
+}
+
+// ForceBreaker opens ("open") or closes ("close") the breaker of a tenant's account, or ("") of all accounts.
+func (l *Ledger) ForceBreaker(t tenants.ID, word string) error {
+	return l.forced(t, func(f forcer) error { return f.ForceBreaker(word) })
+}
+
+// forcer is an account, or all of them.
+type forcer interface {
+	ForceLink(word string) error
+	ForceBreaker(word string) error
+}
+
+func (l *Ledger) forced(t tenants.ID, do func(forcer) error) error {
+	var on forcer = l.accounts
+	if t != "" {
+		acc := l.accountOf(t)
+		if acc == nil {
+			return &Error{Kind: Conflict, Code: "upstream_unconfigured", Message: "there is no line to a processor"}
+		}
+		on = acc
+	}
+	if err := do(on); err != nil {
+		return &Error{Kind: NotFound, Code: "not_found", Message: err.Error()}
+	}
+	l.log.Warn("forced by the operator", "tenant", string(t))
 	return nil
 }

@@ -31,7 +31,15 @@ type Error struct {
 	Message    string
 	Field      string        // the member at fault, "" when none
 	RetryAfter time.Duration // 0: not worth repeating, or at once
+	Rule       *BrokenRule   // of the offline policy; nil: it is about something else
 	Cause      error
+}
+
+// BrokenRule is the rule of the offline policy that refuses a payment: minor units, payments or hours.
+type BrokenRule struct {
+	Name    string // max_amount, max_total, max_count, max_age_h; currency: it is not taken offline
+	Stands  int64  // what is there: the payment's amount for max_amount, else what is outstanding without it
+	Allowed int64
 }
 
 func (e *Error) Error() string {

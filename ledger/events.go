@@ -235,7 +235,7 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 // RecordedAt is when the box wrote the event down; zero if only known to be after
 // OccurredAt, as of events that arose outside the shards.
 func (e *Event) RecordedAt() time.Time {
-	if e.Type == JobFailed || e.Type == ConnectivityChanged {
+	if e.Type == JobFailed || e.Type == ConnectivityChanged || e.Type == ExposureHigh {
 		return time.Time{}
 	}
 	return e.OccurredAt

@@ -218,24 +218,39 @@ func (x *exposure) of(t tenants.ID) map[string]Sum {
 	return out
 }
 
+// each returns the sums of a tenant, or ("") of all, by tenant and currency.
+func (x *exposure) each(t tenants.ID) map[exposureKey]Sum {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := map[exposureKey]Sum{}
+	for k, s := range x.total {
+		if t == "" || k.tenant == t {
+			out[k] = s
+		}
+	}
+	return out
+}
+
 // within checks a payment taken offline against the tenant's limits. The
-// message says which rule, what stands and what is allowed.
+// error says which rule, what stands and what is allowed.
 func within(limits map[string]tenants.OfflineLimit, m Money, has Sum, oldest time.Duration) error {
-	refuse := func(format string, args ...any) error {
-		return &Error{Kind: Conflict, Code: "offline_limit", Message: fmt.Sprintf(format, args...)}
+	refuse := func(rule string, stands, allowed int64, format string, args ...any) error {
+		return &Error{Kind: Conflict, Code: "offline_limit", Message: "the line is down: " + fmt.Sprintf(format, args...),
+			Rule: &BrokenRule{rule, stands, allowed}}
 	}
 	limit, ok := limits[m.Currency]
+	hours := int64(oldest / time.Hour)
 	switch {
 	case !ok:
-		return refuse("the line is down and payments in %s are not taken offline", m.Currency)
+		return refuse("currency", m.Amount, 0, "payments in %s are not taken", m.Currency)
 	case limit.MaxAmount > 0 && m.Amount > limit.MaxAmount:
-		return refuse("the line is down: max_amount is %d %s, this payment has %d", limit.MaxAmount, m.Currency, m.Amount)
+		return refuse("max_amount", m.Amount, limit.MaxAmount, "max_amount is %d %s, this payment has %d", limit.MaxAmount, m.Currency, m.Amount)
 	case limit.MaxTotal > 0 && has.Amount+m.Amount > limit.MaxTotal:
-		return refuse("the line is down: max_total is %d %s, %d are outstanding and this payment has %d", limit.MaxTotal, m.Currency, has.Amount, m.Amount)
+		return refuse("max_total", has.Amount, limit.MaxTotal, "max_total is %d %s, %d are outstanding and this payment has %d", limit.MaxTotal, m.Currency, has.Amount, m.Amount)
 	case limit.MaxCount > 0 && has.Count+1 > limit.MaxCount:
-		return refuse("the line is down: max_count is %d payments in %s, %d are outstanding", limit.MaxCount, m.Currency, has.Count)
+		return refuse("max_count", has.Count, limit.MaxCount, "max_count is %d payments in %s, %d are outstanding", limit.MaxCount, m.Currency, has.Count)
 	case limit.MaxAgeH > 0 && oldest > time.Duration(limit.MaxAgeH)*time.Hour:
-		return refuse("the line is down: max_age_h is %d, the oldest outstanding payment is %d hours old", limit.MaxAgeH, int64(oldest/time.Hour))
+		return refuse("max_age_h", hours, int64(limit.MaxAgeH), "max_age_h is %d, the oldest outstanding payment is %d hours old", limit.MaxAgeH, hours)
 	}
 	return nil
 }

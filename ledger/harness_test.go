@@ -39,6 +39,7 @@ type testOptions struct {
 	keyMemory time.Duration
 	events    Publisher
 	derive    func(*Event) []jobs.NewJob
+	pace      int  // requests at a time; 0: the default
 	idle      bool // do not run: no relay, no settler
 	offline   map[string]tenants.OfflineLimit
 }
@@ -65,7 +66,7 @@ func openBox(t testing.TB, dir string, o testOptions) *testBox {
 		must(registry.Update(ctx, testTenant, func(t *tenants.Tenant) error { t.Offline = o.offline; return nil }))(t)
 	}
 	engine := must(jobs.Open(queue, jobs.Options{Queues: testQueues, Now: o.now}))(t)
-	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Now: o.now})
+	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Concurrency: o.pace, Now: o.now})
 	b.Ledger = must(Open(ctx, Options{Dir: filepath.Join(dir, "shards"), Keyring: kr, Tenants: registry, Jobs: engine, Accounts: accounts,
 		KeyMemory: o.keyMemory, Now: o.now, Events: o.events, Derive: o.derive}))(t)
 

@@ -40,7 +40,8 @@ type Options struct {
 	// KeyMemory is how long the processor is trusted to remember an idempotency
 	// key; 0 means 20 h, Stripe's 24 h less a margin for clocks.
 	KeyMemory time.Duration
-	// Concurrency is how many payments are settled at once; 0 means 32.
+	// Concurrency is how many payments are settled at once, of all accounts; 0 means 256. An account has as many of them in hand as it can be sent
+	// to ([upstream.Account.Room]), and never more than half.
 	Concurrency int
 	// DrainMax is how long Run waits for sends in hand when it is told to stop;
 	// 0 means 10 s, twice the default timeout of a request upstream.
@@ -50,9 +51,13 @@ type Options struct {
 	Logger *slog.Logger     // nil means none
 }
 
+// ConcurrencyDefault serves several accounts at their full pace (32 requests on their way, and half as many in hand beside them), or many at less.
+// One that waits costs a goroutine.
+const ConcurrencyDefault = 256
+
 func (o Options) withDefaults() Options {
 	o.KeyMemory = cmp.Or(o.KeyMemory, 20*time.Hour)
-	o.Concurrency = cmp.Or(o.Concurrency, 32)
+	o.Concurrency = cmp.Or(o.Concurrency, ConcurrencyDefault)
 	o.DrainMax = cmp.Or(o.DrainMax, 10*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -79,6 +84,7 @@ type Ledger struct {
 	keys     *keys
 	emails   emails
 	exposure *exposure
+	pulse    *pulse
 	alarms   *alarms
 	waiters  *waiters[PaymentID]
 	refunds  *waiters[RefundID]   // wait for a refund's outcome
@@ -90,6 +96,7 @@ type Ledger struct {
 	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
 	lineBack  poke          // an account may be sent to again
 	linkMoved poke          // the line to an account may have changed
+	exposed   poke          // payments were taken
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
@@ -105,7 +112,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
-		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), publish: newPoke()}
+		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -127,7 +134,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		l.openPart(ctx, p)
 	}
 	l.runner, err = o.Jobs.NewRunner(jobs.RunnerOptions{Queue: PaymentsQueue, Concurrency: o.Concurrency,
-		Handler: l.settle, Ready: l.ready, DrainTimeout: o.DrainMax})
+		Handler: l.settle, Ready: l.ready, Share: l.share, DrainTimeout: o.DrainMax})
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +236,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	start("event relay", l.relayEvents)
 	start("drain", l.promote)
 	start("line teller", l.tellLinks)
+	start("exposure teller", l.watchExposure)
 	start("key index", func(ctx context.Context) error { return l.keys.fill(ctx, l.log) })
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
@@ -285,6 +293,9 @@ func (l *Ledger) account(t *tenants.Tenant) *upstream.Account {
 	if !acc.Configured() {
 		return nil
 	}
+	if t.Upstream != nil {
+		acc.SetRate(t.Upstream.Rate)
+	}
 	return acc
 }
 
@@ -306,6 +317,15 @@ func (l *Ledger) accountOf(t tenants.ID) *upstream.Account {
 func (l *Ledger) ready(t string) bool {
 	acc := l.accountOf(tenants.ID(t))
 	return acc != nil && acc.Ready()
+}
+
+// share says which account a tenant's payments are sent to, and how many of them, with other tenants', are to be in hand.
+func (l *Ledger) share(t string) (account any, most int) {
+	acc := l.accountOf(tenants.ID(t))
+	if acc == nil {
+		return nil, 0
+	}
+	return acc, max(min(acc.Room(), l.o.Concurrency/2), 1)
 }
 
 // linkChanged hears of each change of an account's link or breaker.

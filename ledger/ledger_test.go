@@ -301,36 +301,64 @@ func TestLostQueueIsMadeAnew(t *testing.T) {
 func TestOfflinePolicy(t *testing.T) {
 	limits := map[string]tenants.OfflineLimit{"usd": {MaxAmount: 5000, MaxTotal: 10000, MaxCount: 3}}
 	b := openBox(t, t.TempDir(), testOptions{idle: true, offline: limits}) // not run: never online
-	try := func(amount int64, currency string) string {
+	try := func(amount int64, currency string) BrokenRule {
 		p := validPayment()
 		p.Amount, p.Currency = amount, currency
 		_, _, err := b.Pay(t.Context(), testTenant, "", p)
-		return code(err)
+		var refusal *Error
+		if err == nil {
+			return BrokenRule{}
+		}
+		if !errors.As(err, &refusal) || refusal.Kind != Conflict || refusal.Code != "offline_limit" || refusal.Rule == nil {
+			t.Fatalf("%d %s: %v", amount, currency, err)
+		}
+		return *refusal.Rule
 	}
 	for i, c := range []struct {
 		amount   int64
 		currency string
-		want     string
+		want     BrokenRule // none: it is taken
 	}{
-		{100, "eur", "offline_limit"}, // not named
-		{5001, "usd", "offline_limit"},
-		{5000, "usd", "<nil>"},
-		{4999, "usd", "<nil>"},
-		{2, "usd", "offline_limit"}, // total
-		{1, "usd", "<nil>"},
-		{1, "usd", "offline_limit"}, // count, and total
+		{100, "eur", BrokenRule{"currency", 100, 0}},
+		{5001, "usd", BrokenRule{"max_amount", 5001, 5000}},
+		{5000, "usd", BrokenRule{}},
+		{4999, "usd", BrokenRule{}},
+		{2, "usd", BrokenRule{"max_total", 9999, 10000}},
+		{1, "usd", BrokenRule{}},
+		{1, "usd", BrokenRule{"max_total", 10000, 10000}},
 	} {
 		if got := try(c.amount, c.currency); got != c.want {
-			t.Errorf("step %d: %s, want %s", i, got, c.want)
+			t.Errorf("step %d: %+v, want %+v", i, got, c.want)
 		}
 	}
-	b = b.reopen(nil)
-	if got := try(1, "usd"); got != "offline_limit" {
-		t.Errorf("after a restart: %s", got)
+	b = b.reopen(func(o *testOptions) {
+		o.offline = map[string]tenants.OfflineLimit{"usd": {MaxCount: 3, MaxAgeH: 24}}
+	})
+	if got, want := try(1, "usd"), (BrokenRule{"max_count", 3, 3}); got != want {
+		t.Errorf("after a restart: %+v, want %+v", got, want)
 	}
 	if x := b.Exposed(testTenant)["usd"]; x != (Sum{3, 10000}) {
 		t.Errorf("exposure after a restart: %+v", x)
 	}
+	b = b.reopen(func(o *testOptions) {
+		o.offline = map[string]tenants.OfflineLimit{"usd": {MaxAgeH: 24}}
+		o.now = func() time.Time { return time.Now().Add(26 * time.Hour) }
+	})
+	if got, want := try(1, "usd"), (BrokenRule{"max_age_h", 26, 24}); got != want {
+		t.Errorf("a day later: %+v, want %+v", got, want)
+	}
+}
+
+// While the line is up no limit is asked, and what is on its way counts when it goes down.
+func TestOfflinePolicyIsNotForOnlinePayments(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{offline: map[string]tenants.OfflineLimit{"usd": {MaxAmount: 1, MaxCount: 1}}})
+	b.cut(false)
+	for range 5 {
+		if p := b.pay("", validPayment()); p.TakenOffline {
+			t.Fatalf("%+v", p)
+		}
+	}
+	b.settledAll(testTenant)
 }
 
 func TestOfflineLimitHoldsUnderConcurrency(t *testing.T) {

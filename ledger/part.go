@@ -106,6 +106,14 @@ func (l *Ledger) afterCommit(sh *shards.Shard, attached []any) {
 		return
 	}
 	l.clock.wrote(g.events[len(g.events)-1].OccurredAt)
+	for _, e := range g.events {
+		switch e.Type {
+		case PaymentCreated, PaymentConfirmed:
+			l.exposed.wake()
+		case PaymentSucceeded, PaymentFailed:
+			l.pulse.settled(e.Tenant, 1)
+		}
+	}
 	p.derive.wake()
 	l.publish.wake()
 	l.tell(g.events)

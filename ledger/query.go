@@ -231,6 +231,30 @@ func (l *Ledger) oldestOpen(ctx context.Context, t tenants.ID) (at time.Time, fo
 	return at, found, err
 }
 
+// oldestIn returns the tenant's oldest unsettled payment in a currency, and when it was made; no id: there is none.
+func (l *Ledger) oldestIn(ctx context.Context, t tenants.ID, currency string) (at time.Time, id PaymentID, err error) {
+	var mu sync.Mutex // guards at and id
+	err = each(ctx, l.healthy(), func(_ context.Context, tx *shards.Tx) error {
+		var ms int64
+		var found string
+		err := tx.QueryRow(`SELECT created_at, id FROM payments INDEXED BY payments_open
+			WHERE tenant = ? AND sync <> 'settled' AND status = 'pending' AND currency = ? ORDER BY id LIMIT 1`, string(t), currency).Scan(&ms, &found)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if when := instant(ms); id == "" || when.Before(at) || when.Equal(at) && PaymentID(found) < id {
+			at, id = when, PaymentID(found)
+		}
+		return nil
+	})
+	return at, id, err
+}
+
 // healthy lists the shards in service.
 func (l *Ledger) healthy() []*shards.Shard {
 	return slices.DeleteFunc(slices.Clone(l.set.All()), func(sh *shards.Shard) bool { return sh.Err() != nil })

@@ -140,6 +140,9 @@ func (l *Ledger) loadSend(ctx context.Context, t tenants.ID, id string) (*send, 
 			return err
 		}
 		s.chooseStep()
+		if s.n == 1 {
+			return nil // no attempt, so nothing was sealed
+		}
 		err = tx.QueryRow(`SELECT path, body, body_hash FROM sends WHERE tenant = ? AND record = ? AND upstream_key = ?`,
 			string(t), id, s.key).Scan(&path, &body, &hash)
 		if errors.Is(err, sql.ErrNoRows) {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type Overview struct {
 	Connectivity Connectivity  `json:"connectivity"`
 	Breaker      Breaker       `json:"breaker"`
 	Backlog      Backlog       `json:"backlog"`
+	Drain        Drain         `json:"drain"`
 	Exposure     []Exposure    `json:"exposure"`
 	Queues       []QueueStatus `json:"queues"`
 	Alarms       []Alarm       `json:"alarms"`
@@ -27,6 +29,7 @@ type Overview struct {
 type Connectivity struct {
 	State    string     `json:"state"` // online, degraded, offline or unconfigured
 	Since    *time.Time `json:"since"`
+	Cause    string     `json:"cause,omitempty" doc:"Why the line is not online, or what is wrong although it is: captive_portal, upstream_down, no_network, no_answer, slow, clock_wrong, forced, not_tried."`
 	Evidence string     `json:"evidence"`
 }
 
@@ -42,6 +45,7 @@ type Backlog struct {
 	Count    int64        `json:"count"`
 	OldestAt *time.Time   `json:"oldest_at"`
 	Amounts  []MoneyTotal `json:"amounts"`
+	EtaS     *int64       `json:"eta_s" doc:"Seconds until nothing is left, if nothing is added; null: nothing moves."`
 }
 
 // MoneyTotal is a sum in minor units.
@@ -50,13 +54,15 @@ type MoneyTotal struct {
 	Amount   int64  `json:"amount"`
 }
 
-// Exposure is money taken and not settled, beside what the offline policy allows.
+// Exposure is money that a tenant has taken and that is not settled, beside what the tenant's offline policy allows.
 type Exposure struct {
-	Currency string `json:"currency"`
-	Count    int64  `json:"count"`
-	Amount   int64  `json:"amount"`
-	MaxCount *int64 `json:"max_count"` // null: no limit
-	MaxTotal *int64 `json:"max_total"`
+	Tenant   tenants.ID `json:"tenant,omitempty" doc:"Whose it is, for the operator."`
+	Currency string     `json:"currency"`
+	Count    int64      `json:"count"`
+	Amount   int64      `json:"amount"`
+	MaxCount *int64     `json:"max_count"` // null: no limit
+	MaxTotal *int64     `json:"max_total"`
+	OldestAt *time.Time `json:"oldest_at" doc:"When the oldest of the payments was made; null: the books could not be asked."`
 }
 
 // QueueStatus counts a queue's jobs by state.
@@ -88,29 +94,23 @@ func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 			return Overview{}, notFound("tenant")
 		}
 	}
-	s := Overview{Exposure: []Exposure{}, Queues: []QueueStatus{}}
+	s := Overview{Queues: []QueueStatus{}}
 	acc := l.account(&tenant)
 	s.Connectivity, s.Breaker = link(acc)
 	s.Backlog.Amounts = []MoneyTotal{}
 	for c, sum := range l.exposure.of(t) {
 		s.Backlog.Count += sum.Count
 		s.Backlog.Amounts = append(s.Backlog.Amounts, MoneyTotal{c, sum.Amount})
-		x := Exposure{Currency: c, Count: sum.Count, Amount: sum.Amount}
-		if lim := tenant.Offline[c]; lim.MaxCount > 0 {
-			x.MaxCount = &lim.MaxCount
-		}
-		if lim := tenant.Offline[c]; lim.MaxTotal > 0 {
-			x.MaxTotal = &lim.MaxTotal
-		}
-		s.Exposure = append(s.Exposure, x)
 	}
 	slices.SortFunc(s.Backlog.Amounts, func(a, b MoneyTotal) int { return strings.Compare(a.Currency, b.Currency) })
-	slices.SortFunc(s.Exposure, func(a, b Exposure) int { return strings.Compare(a.Currency, b.Currency) })
-	if s.Backlog.Count > 0 {
-		if at, found, err := l.oldest(ctx, t); err == nil && found {
-			s.Backlog.OldestAt = &at
+	s.Exposure = l.Exposures(ctx, t)
+	for i := range s.Exposure {
+		if at := s.Exposure[i].OldestAt; at != nil && (s.Backlog.OldestAt == nil || at.Before(*s.Backlog.OldestAt)) {
+			s.Backlog.OldestAt = at
 		}
 	}
+	s.Drain = l.drain(t, acc, s.Backlog.Count)
+	s.Backlog.EtaS = s.Drain.EtaS
 	stats := l.jobs.Stats()
 	if t != "" {
 		stats = l.jobs.TenantStats(string(t))
@@ -145,25 +145,31 @@ func (l *Ledger) Status(ctx context.Context, t tenants.ID) (Overview, error) {
 	return s, nil
 }
 
-// oldest is oldestOpen for one tenant, or for all.
-func (l *Ledger) oldest(ctx context.Context, t tenants.ID) (at time.Time, found bool, err error) {
-	ids := []tenants.ID{t}
-	if t == "" {
-		ids = ids[:0]
-		for _, tenant := range l.tenants.List() {
-			ids = append(ids, tenant.ID)
+// Exposures tells what each tenant ("": of all; else of one) has taken and not settled, by tenant and currency.
+func (l *Ledger) Exposures(ctx context.Context, t tenants.ID) []Exposure {
+	out := []Exposure{}
+	for k, sum := range l.exposure.each(t) {
+		x := Exposure{Currency: k.currency, Count: sum.Count, Amount: sum.Amount}
+		if t == "" {
+			x.Tenant = k.tenant
 		}
+		if tenant, err := l.tenants.Get(k.tenant); err == nil {
+			if limit := tenant.Offline[k.currency]; limit.MaxCount > 0 {
+				x.MaxCount = &limit.MaxCount
+			}
+			if limit := tenant.Offline[k.currency]; limit.MaxTotal > 0 {
+				x.MaxTotal = &limit.MaxTotal
+			}
+		}
+		if at, id, err := l.oldestIn(ctx, k.tenant, k.currency); err == nil && id != "" {
+			x.OldestAt = &at
+		}
+		out = append(out, x)
 	}
-	for _, id := range ids {
-		a, ok, err := l.oldestOpen(ctx, id)
-		if err != nil {
-			return at, found, err
-		}
-		if ok && (!found || a.Before(at)) {
-			at, found = a, true
-		}
-	}
-	return at, found, nil
+	slices.SortFunc(out, func(a, b Exposure) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Currency, b.Currency))
+	})
+	return out
 }
 
 func link(acc *upstream.Account) (Connectivity, Breaker) {
@@ -172,7 +178,7 @@ func link(acc *upstream.Account) (Connectivity, Breaker) {
 			Breaker{State: "closed"}
 	}
 	lk, br := acc.Link(), acc.Breaker()
-	return Connectivity{string(lk.State), sinceOrNil(lk.Since), lk.Evidence}, Breaker{string(br.State), sinceOrNil(br.Since), br.Failures}
+	return Connectivity{string(lk.State), sinceOrNil(lk.Since), string(lk.Cause), lk.Evidence}, Breaker{string(br.State), sinceOrNil(br.Since), br.Failures}
 }
 
 func sinceOrNil(t time.Time) *time.Time {

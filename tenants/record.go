@@ -46,6 +46,7 @@ type upstreamRecord struct {
 	URL       string `json:"url"`
 	Account   string `json:"account"`
 	SealedKey []byte `json:"sealed_key"`
+	Rate      int    `json:"rate,omitzero"`
 }
 
 // entry is a tenant in memory.
@@ -59,7 +60,7 @@ func (e *entry) record(kr *Keyring) record {
 	rec := record{ID: e.ID, Removed: e.removed, Domains: e.Domains, Disabled: e.Disabled, Offline: e.Offline, RateLimit: e.RateLimit,
 		KeyPrefix: e.KeyPrefix, Key: e.key, CreatedAt: e.CreatedAt}
 	if u := e.Upstream; u != nil {
-		rec.Upstream = &upstreamRecord{u.URL, u.Account, kr.Seal(upstreamKeyRecord(e.ID), []byte(u.Key))}
+		rec.Upstream = &upstreamRecord{u.URL, u.Account, kr.Seal(upstreamKeyRecord(e.ID), []byte(u.Key)), u.Rate}
 	}
 	return rec
 }
@@ -72,7 +73,7 @@ func (rec *record) entry(kr *Keyring) (*entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("upstream key of tenant %s: %w", rec.ID, err)
 		}
-		e.Upstream = &Upstream{u.URL, u.Account, Secret(key)}
+		e.Upstream = &Upstream{u.URL, u.Account, Secret(key), u.Rate}
 	}
 	return e, nil
 }

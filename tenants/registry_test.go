@@ -83,7 +83,7 @@ func bearer(key string) Credentials { return Credentials{Authorization: []string
 func TestTenantsSurviveARestart(t *testing.T) {
 	b := newTestBox(t, "")
 	all := New{ID: "shop", Domains: []string{"Pay.Shop.Example."}, Offline: map[string]OfflineLimit{"usd": {MaxAmount: 1, MaxTotal: 2, MaxCount: 3, MaxAgeH: 4}, "eur": {}},
-		Upstream: &Upstream{"HTTPS://Pay.Example:443/v1/", "main", "sk_live_canary"}, RateLimit: &RateLimit{PerSecond: 5, Burst: 6}}
+		Upstream: &Upstream{"HTTPS://Pay.Example:443/v1/", "main", "sk_live_canary", 0}, RateLimit: &RateLimit{PerSecond: 5, Burst: 6}}
 	key := b.add(all)
 	b.add(New{ID: "none", Offline: map[string]OfflineLimit{}})
 	b.add(New{ID: "bare"})
@@ -133,7 +133,7 @@ func TestTenantsSurviveARestart(t *testing.T) {
 
 func TestWhatIsReturnedIsNotTheRegistrysOwn(t *testing.T) {
 	b := newTestBox(t, "")
-	n := New{ID: "shop", Domains: []string{"a.example"}, Offline: map[string]OfflineLimit{"usd": {MaxCount: 1}}, Upstream: &Upstream{"https://x.example", "a", "k"}}
+	n := New{ID: "shop", Domains: []string{"a.example"}, Offline: map[string]OfflineLimit{"usd": {MaxCount: 1}}, Upstream: &Upstream{"https://x.example", "a", "k", 0}}
 	b.add(n)
 	n.Domains[0], n.Offline["usd"], n.Upstream.Key = "b.example", OfflineLimit{}, "other"
 	var kept *Tenant
@@ -155,7 +155,7 @@ func TestWhatIsReturnedIsNotTheRegistrysOwn(t *testing.T) {
 
 func TestFailedChangeChangesNothing(t *testing.T) {
 	b := newTestBox(t, "box.example")
-	key := b.add(New{ID: "shop", Domains: []string{"a.example"}, Upstream: &Upstream{"https://x.example/v1", "a", "k"}})
+	key := b.add(New{ID: "shop", Domains: []string{"a.example"}, Upstream: &Upstream{"https://x.example/v1", "a", "k", 0}})
 	b.add(New{ID: "bar"})
 	before := b.List()
 	boom := errors.New("boom")
@@ -164,12 +164,15 @@ func TestFailedChangeChangesNothing(t *testing.T) {
 		fn   func(*Tenant) error
 		want error
 	}{
-		"its own error":   {func(*Tenant) error { return boom }, boom},
-		"foreign domain":  {func(t *Tenant) error { t.Domains = []string{"A.example"}; return nil }, ErrDomainUsed},
-		"foreign account": {func(t *Tenant) error { t.Upstream = &Upstream{"HTTPS://X.example:443/v1//", "a", "other"}; return nil }, ErrAccountUsed},
-		"below the base":  {func(t *Tenant) error { t.Domains = []string{"x.box.example"}; return nil }, nil},
-		"the base":        {func(t *Tenant) error { t.Domains = []string{"box.example"}; return nil }, nil},
-		"bad limit":       {func(t *Tenant) error { t.Offline = map[string]OfflineLimit{"usd": {MaxAgeH: -1}}; return nil }, nil},
+		"its own error":  {func(*Tenant) error { return boom }, boom},
+		"foreign domain": {func(t *Tenant) error { t.Domains = []string{"A.example"}; return nil }, ErrDomainUsed},
+		"foreign account": {func(t *Tenant) error {
+			t.Upstream = &Upstream{"HTTPS://X.example:443/v1//", "a", "other", 0}
+			return nil
+		}, ErrAccountUsed},
+		"below the base": {func(t *Tenant) error { t.Domains = []string{"x.box.example"}; return nil }, nil},
+		"the base":       {func(t *Tenant) error { t.Domains = []string{"box.example"}; return nil }, nil},
+		"bad limit":      {func(t *Tenant) error { t.Offline = map[string]OfflineLimit{"usd": {MaxAgeH: -1}}; return nil }, nil},
 	} {
 		_, err := b.Update(t.Context(), "bar", c.fn)
 		if c.want == nil && !errors.As(err, &invalid) || c.want != nil && !errors.Is(err, c.want) {
@@ -405,7 +408,7 @@ func TestSecondBoxIsRefused(t *testing.T) {
 
 func TestOtherKeyAndNewerFormatAreRefused(t *testing.T) {
 	b := newTestBox(t, "")
-	b.add(New{ID: "shop", Upstream: &Upstream{"https://x.example", "a", "k"}})
+	b.add(New{ID: "shop", Upstream: &Upstream{"https://x.example", "a", "k", 0}})
 	other, err := CreateKeyring(filepath.Join(b.dir, "other.key"))
 	check(t, err)
 	if _, err := Open(b.st, other, Options{}); !errors.Is(err, ErrSealed) {
@@ -422,8 +425,8 @@ func TestOtherKeyAndNewerFormatAreRefused(t *testing.T) {
 // A sealed key that was moved to another tenant does not open there.
 func TestSwappedRecordsAreFound(t *testing.T) {
 	b := newTestBox(t, "")
-	b.add(New{ID: "shop", Upstream: &Upstream{"https://x.example", "a", "k1"}})
-	b.add(New{ID: "bar", Upstream: &Upstream{"https://x.example", "b", "k2"}})
+	b.add(New{ID: "shop", Upstream: &Upstream{"https://x.example", "a", "k1", 0}})
+	b.add(New{ID: "bar", Upstream: &Upstream{"https://x.example", "b", "k2", 0}})
 	err := b.st.Update(t.Context(), func(tx *bbolt.Tx) error {
 		all := tx.Bucket(bucketTenants)
 		one, two := bytes.Clone(all.Get([]byte("shop"))), bytes.Clone(all.Get([]byte("bar")))

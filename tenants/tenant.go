@@ -56,6 +56,7 @@ type Upstream struct {
 	URL     string // base; its /charges is called
 	Account string // a name for it, of this tenant alone
 	Key     Secret
+	Rate    int // payments a second that it is sent at most; 0: learned from its refusals
 }
 
 // RateLimit bounds a tenant's requests.
@@ -167,6 +168,9 @@ func (u *Upstream) normalise() (errs []error) {
 	}
 	if u.Key == "" || len(u.Key) > upstreamKey || !printable(string(u.Key)) || strings.Contains(string(u.Key), " ") {
 		bad("key", "the account's secret key, printable ASCII without spaces")
+	}
+	if u.Rate < 0 || u.Rate > rateMax {
+		bad("rate", fmt.Sprintf("must be from 0 (learned) to %d", rateMax))
 	}
 	return errs
 }

@@ -22,6 +22,7 @@ type Account struct {
 	breaker *breaker
 	hold    *hold
 	clock   processorClock
+	pace    *pace
 	poke    chan struct{} // wakes the watch; holds one token
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -52,6 +53,7 @@ func newAccount(owner *Accounts, id identity, key string) *Account {
 		poke:    make(chan struct{}, 1),
 		key:     key,
 	}
+	a.pace = newPace(cfg, a.admits)
 	a.told = a.snapshot()
 	return a
 }
@@ -70,7 +72,33 @@ func (a *Account) Configured() bool { return a.id.url != "" }
 func (a *Account) Ready() bool { return a.snapshot().ready }
 
 // Link returns what the link judge says.
-func (a *Account) Link() Link { return a.judge.link() }
+func (a *Account) Link() Link {
+	link := a.judge.link()
+	if _, evidence, wrong := a.clock.wrong(); wrong && link.Cause == "" && link.State != Unconfigured {
+		link.Cause, link.Evidence = ClockWrong, link.Evidence+"; "+evidence
+	}
+	return link
+}
+
+// ForceLink makes the line offline by word ("offline"), for a drill: nothing is sent but probes, whatever they find; or ends
+// that ("auto"). Any other word is an error. A new process knows nothing of it.
+func (a *Account) ForceLink(state string) error {
+	offline, err := forcedOffline(state)
+	if err != nil {
+		return err
+	}
+	a.judge.force(offline)
+	a.wake()
+	a.tell()
+	return nil
+}
+
+func forcedOffline(word string) (bool, error) {
+	if word != string(Offline) && word != "auto" {
+		return false, errors.New(`link: want "offline" or "auto"`)
+	}
+	return word == string(Offline), nil
+}
 
 // Breaker returns the breaker's state.
 func (a *Account) Breaker() BreakerStatus { return a.breaker.status() }
@@ -135,8 +163,17 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 	if !requestPath(c.path) {
 		return Answer{Outcome: Retryable, Reason: "not sent: malformed path"}
 	}
+	if a.judge.isForced() {
+		return Answer{Outcome: Retryable, Reason: "not sent: offline by the operator's word"}
+	}
 	if reason, remaining := a.hold.inForce(); remaining > 0 {
 		return Answer{Outcome: Retryable, Reason: "not sent: " + reason, RetryAfter: remaining}
+	}
+	var from time.Time
+	if c.method == http.MethodPost {
+		end := a.pace.begin()
+		defer end()
+		from = time.Now()
 	}
 	r, ok := a.breaker.do(func() result { return a.ask(ctx, c) })
 	if !ok {
@@ -144,6 +181,9 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 		return Answer{Outcome: Retryable, Reason: "not sent: circuit breaker open", RetryAfter: a.breaker.remaining()}
 	}
 	a.learn(r)
+	if c.method == http.MethodPost {
+		a.pace.observe(from, r)
+	}
 	return r.Answer
 }
 
@@ -157,7 +197,7 @@ func (a *Account) ask(ctx context.Context, c call) result {
 
 // learn lets the instruments see what a call or probe met.
 func (a *Account) learn(r result) {
-	a.clock.observe(r)
+	a.clock.observe(r, a.cfg.Now())
 	a.hold.observe(r)
 	moved := a.judge.observe(r)
 	if moved.returned {
@@ -280,7 +320,26 @@ func (a *Account) tell() {
 	}
 }
 
+// admits says whether a payment may be made ready: nil and 0; in how long, if the processor asked to wait; [ErrNotReady] if it would be held back;
+// errLineDown if it could be tried, but nobody should wait for it.
+func (a *Account) admits() (wait time.Duration, err error) {
+	s := a.snapshot()
+	if s.ready {
+		return 0, nil
+	}
+	reason, _ := a.hold.inForce()
+	wait = a.hold.pause()
+	switch {
+	case s.breaker == BreakerOpen, a.judge.isForced(), reason != "" && wait <= 0:
+		return 0, ErrNotReady
+	case s.link == Offline:
+		return wait, errLineDown
+	}
+	return wait, nil
+}
+
 func (a *Account) announce(before, now snapshot) {
+	a.pace.look()
 	link := a.Link()
 	a.cfg.Logger.Info("upstream changed", "account", a.id.account, "link", now.link, "was", before.link,
 		"breaker", now.breaker, "ready", now.ready, "evidence", link.Evidence)

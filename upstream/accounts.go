@@ -41,6 +41,7 @@ type Accounts struct {
 	mu        sync.Mutex // guards what follows; before an Account's locks
 	all       map[identity]*Account
 	callbacks []func(*Account, Link)
+	forced    bool          // every line is offline by word, those of accounts to come too
 	added     chan struct{} // closed and replaced when an account is added
 }
 
@@ -60,6 +61,7 @@ func NewAccounts(defaults Config) *Accounts {
 		as.own = identity{"", cfg.Account}
 	}
 	as.all[as.own] = newAccount(as, as.own, cfg.Key)
+	as.all[as.own].SetRate(cfg.Rate)
 	return as
 }
 
@@ -109,6 +111,7 @@ func (as *Accounts) Get(url, account, key string) (*Account, error) {
 		return nil, ErrKeyMissing
 	}
 	a := newAccount(as, id, key)
+	a.judge.force(as.forced)
 	as.all[id] = a
 	close(as.added)
 	as.added = make(chan struct{})
@@ -124,6 +127,30 @@ func (as *Accounts) List() []*Account {
 		list = append(list, a)
 	}
 	return list
+}
+
+// ForceLink is Account.ForceLink for all accounts, those to come too.
+func (as *Accounts) ForceLink(state string) error {
+	offline, err := forcedOffline(state)
+	if err != nil {
+		return err
+	}
+	as.mu.Lock()
+	as.forced = offline
+	as.mu.Unlock()
+	for _, a := range as.List() {
+		err = errors.Join(err, a.ForceLink(state))
+	}
+	return err
+}
+
+// ForceBreaker is Account.ForceBreaker for all accounts there are.
+func (as *Accounts) ForceBreaker(state string) error {
+	var err error
+	for _, a := range as.List() {
+		err = errors.Join(err, a.ForceBreaker(state))
+	}
+	return err
 }
 
 // OnChange adds a function that is called after each change of an account's link state, breaker state or

@@ -24,6 +24,12 @@ type Config struct {
 	// Timeout is the budget of one call, from the dial to the last byte of the answer, its retries
 	// included. Default 5 s; negative is refused.
 	Timeout time.Duration
+	// Concurrency is how many payments are on their way to an account at a time, at most: it begins with few and finds out how many
+	// do the processor good. 0: 20 to 64, the more the longer answers take. Up to 1024.
+	Concurrency int
+	// Rate is how many payments a second the box's own account is sent at most. 0: what the processor allows is learned from its 429s. Other
+	// accounts have theirs by Account.SetRate.
+	Rate int
 	// ProbeInterval is how long the line may be silent before it is probed. Default 2 s.
 	ProbeInterval time.Duration
 	// ProbePath is what a probe asks for. Default /charges?limit=1.
@@ -127,6 +133,12 @@ func (c Config) Validate() error {
 	}
 	if c.BreakerFailures < 0 {
 		bad("breaker failures %d: must not be negative", c.BreakerFailures)
+	}
+	if c.Concurrency < 0 || c.Concurrency > paceMaxMost {
+		bad("upstream concurrency %d: use 1 to %d, or 0 for what suits the time that answers take", c.Concurrency, paceMaxMost)
+	}
+	if c.Rate < 0 {
+		bad("upstream rate %d: must not be negative", c.Rate)
 	}
 	return errors.Join(problems...)
 }

@@ -13,7 +13,7 @@ import (
 
 // Limits of the accounts' own transports.
 const (
-	// idleConnsMax kept-alive connections wait for the next request; as many as a queue has workers, with room.
+	// idleConnsMax kept-alive connections wait for the next request at least; as many as are sent at a time, with room.
 	idleConnsMax = 64
 	// idleTimeout is short, because routers of small sites forget idle connections without telling; a request
 	// written into one is in doubt.
@@ -45,7 +45,7 @@ func newTransport(cfg *Config) *http.Transport {
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    cfg.Timeout,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    idleConnsMax,
+		MaxIdleConnsPerHost:    max(idleConnsMax, cfg.Concurrency),
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: headerBytesMax,
 		Protocols:              protocols,

@@ -15,7 +15,7 @@
 // # Main types
 //
 //   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
-//   - Account sends (Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
+//   - Account sends (Enter, Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
 //   - Answer is the typed result.
 //
 // Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
@@ -26,6 +26,10 @@
 //   - the hold (hold.go): has the processor asked us to wait (429), refused our key (401, 403), or is it not
 //     at this URL (404, 405 to a payment)?
 //
+// The pace (pace.go) says how fast: Enter gives a place before a payment is made ready. The number at a time grows while answers are good and
+// is halved by 429s, failures and slow answers; the number a second is set, or learned from 429s (allowance.go). Probes and look-ups
+// need no place.
+//
 // A probe is sent only when no answer came within an interval, one at a time, outside the breaker; while the breaker
 // is half-open the probe is its trial, so that no payment is. A breaker that opened only for want of a line
 // closes with the line's return: the drain starts within one probe interval.
@@ -33,7 +37,7 @@
 // # After a crash
 //
 // Nothing here is kept. A new process knows nothing of the line, says offline until the first answer (Run
-// probes at once), and has a closed breaker and no hold. What was sent is the ledger's to know.
+// probes at once), has a closed breaker and no hold, and begins with few requests at a time and no limit of their rate. What was sent is the ledger's to know.
 //
 // # Caveats
 //
@@ -45,7 +49,7 @@
 //
 // # Lock order
 //
-// Accounts.mu comes first; Account.mu, judge.mu, hold.mu and breaker.mu are leaves. gobreaker's own lock is taken with
+// Accounts.mu comes first, pace.mu next; Account.mu, judge.mu, hold.mu and breaker.mu are leaves. gobreaker's own lock is taken with
 // no leaf held, and takes breaker.mu inside. No lock is held while a callback of OnChange or a request runs.
 //
 // The state machines are drawn in DESIGN.md.

@@ -22,6 +22,8 @@ const (
 	AlarmRateLimited = "upstream_rate_limited" // 429: nothing is sent until the time asked for has passed
 	AlarmBreakerOpen = "upstream_breaker_open"
 	AlarmNotTheirs   = "upstream_not_the_processor" // something else answers in its place: a captive portal, a proxy
+	AlarmLinkForced  = "link_forced"                // offline by the operator's word
+	AlarmClockWrong  = "clock_wrong"                // this box's clock and the processor's differ
 )
 
 const (
@@ -151,6 +153,17 @@ func (h *hold) inForce() (reason string, remaining time.Duration) {
 	return "", 0
 }
 
+// pause is how long the processor asked to wait; 0 if it did not, or if requests are held for another reason too.
+func (h *hold) pause() time.Duration {
+	now := h.cfg.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.key.raised || h.url.raised && now.Sub(h.url.latest) < refusedMax {
+		return 0
+	}
+	return max(h.rateUntil.Sub(now), 0)
+}
+
 func (h *hold) alarms() []Alarm {
 	now := h.cfg.Now()
 	h.mu.Lock()
@@ -181,8 +194,13 @@ func (a *Account) Alarms() []Alarm {
 		}
 		list = append(list, Alarm{AlarmBreakerOpen, b.Since, detail})
 	}
-	if link := a.Link(); link.State == Offline && a.judge.foreign() {
+	if link := a.Link(); link.Cause == Forced {
+		list = append(list, Alarm{AlarmLinkForced, link.Since, "payments are taken as offline and nothing is sent, by the operator's word"})
+	} else if link.State == Offline && a.judge.foreign() {
 		list = append(list, Alarm{AlarmNotTheirs, link.Since, link.Evidence})
+	}
+	if since, evidence, wrong := a.clock.wrong(); wrong {
+		list = append(list, Alarm{AlarmClockWrong, since, evidence})
 	}
 	return list
 }

@@ -26,9 +26,26 @@ const (
 	Unconfigured LinkState = "unconfigured"
 )
 
+// Cause says in a word why a line is not simply online.
+type Cause string
+
+// The causes. The evidence says more.
+const (
+	CaptivePortal Cause = "captive_portal" // something else answers in the processor's place: a portal, a proxy, another certificate
+	UpstreamDown  Cause = "upstream_down"  // there is a network, and the processor refuses connections or answers 5xx
+	NoNetwork     Cause = "no_network"     // the name is not resolved, or there is no route
+	NoAnswer      Cause = "no_answer"      // bytes go out and none come back, or the connection is cut
+	SlowAnswers   Cause = "slow"
+	ClockWrong    Cause = "clock_wrong" // this box's clock and the processor's differ
+	Forced        Cause = "forced"      // offline by the operator's word
+	NotTried      Cause = "not_tried"   // the process has just begun
+)
+
 // Link is the judge's verdict with what it rests on.
 type Link struct {
 	State LinkState `json:"state"`
+	// Cause is why the line is not online, or what is wrong although it is; empty: nothing.
+	Cause Cause `json:"cause,omitzero"`
 	// Was is the state before this one; empty for the first that the process found.
 	Was LinkState `json:"was,omitzero"`
 	// Since is when this state began.
@@ -60,6 +77,9 @@ type judge struct {
 	was        LinkState // the state before; empty while this is the first that was found
 	since      time.Time
 	evidence   string
+	cause      Cause
+	forced     bool // offline by the operator's word; the rest goes on as it would
+	before     Link // what is told of the time before, while it is forced
 	lastAnswer time.Time
 	answerFrom time.Time // the latest start of a call that was answered
 	returned   time.Time // when the line last came back: failures that began before are history
@@ -83,7 +103,7 @@ type movement struct {
 func newJudge(cfg *Config, configured bool) *judge {
 	j := &judge{cfg: cfg, state: Unconfigured, since: cfg.Now(), evidence: "no upstream configured"}
 	if configured {
-		j.state, j.evidence = Offline, nothingYet
+		j.state, j.evidence, j.cause = Offline, nothingYet, NotTried
 	}
 	return j
 }
@@ -92,24 +112,55 @@ func (j *judge) link() Link {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.settle(j.cfg.Now())
-	return Link{State: j.state, Was: j.was, Since: j.since, Evidence: j.evidence, LastAnswer: j.lastAnswer}
+	if j.forced {
+		return Link{State: Offline, Cause: Forced, Was: j.before.Was, Since: j.before.Since, Evidence: "offline by the operator's word", LastAnswer: j.lastAnswer}
+	}
+	return Link{State: j.state, Cause: j.cause, Was: j.was, Since: j.since, Evidence: j.evidence, LastAnswer: j.lastAnswer}
+}
+
+// force makes the line offline by word, or ends that.
+func (j *judge) force(offline bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state == Unconfigured || j.forced == offline {
+		return
+	}
+	now := j.cfg.Now()
+	j.settle(now)
+	j.forced = offline
+	switch {
+	case offline && j.state == Offline: // no change
+		j.before = Link{Was: j.was, Since: j.since}
+	case offline:
+		j.before = Link{Was: j.state, Since: now}
+	case j.state == Offline:
+		j.was, j.since = j.before.Was, j.before.Since
+	default:
+		j.was, j.since = Offline, now
+	}
+}
+
+func (j *judge) isForced() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.forced
 }
 
 // settle lets trouble grow old.
 func (j *judge) settle(now time.Time) {
 	if j.state == Degraded && now.Sub(j.trouble) >= degradedIntervals*j.cfg.ProbeInterval {
-		j.move(Online, now, fmt.Sprintf("no trouble for %v", degradedIntervals*j.cfg.ProbeInterval))
+		j.move(Online, now, fmt.Sprintf("no trouble for %v", degradedIntervals*j.cfg.ProbeInterval), "")
 	}
 }
 
-func (j *judge) move(to LinkState, now time.Time, evidence string) {
+func (j *judge) move(to LinkState, now time.Time, evidence string, cause Cause) {
 	if j.state != to {
 		if j.evidence != nothingYet {
 			j.was = j.state
 		}
 		j.state, j.since = to, now
 	}
-	j.evidence = evidence
+	j.evidence, j.cause = evidence, cause
 }
 
 func (j *judge) observe(r result) movement {
@@ -141,15 +192,15 @@ func (j *judge) observe(r result) movement {
 	lost := r.health == unreachable && !overtaken || r.probe && j.probeFails >= probeFailuresMax
 	switch {
 	case j.state == Offline:
-		j.evidence = what + r.Reason
+		j.evidence, j.cause = what+r.Reason, r.cause
 		return movement{lost: true}
 	case lost:
-		j.move(Offline, now, what+r.Reason)
+		j.move(Offline, now, what+r.Reason, r.cause)
 		j.suspect = false
 		return movement{lost: true}
 	default:
 		j.trouble = now
-		j.move(Degraded, now, what+r.Reason)
+		j.move(Degraded, now, what+r.Reason, r.cause)
 		j.suspect = true
 		return movement{suspect: true}
 	}
@@ -170,12 +221,12 @@ func (j *judge) answer(r result, now time.Time, what string) movement {
 	switch {
 	case r.health == ailing:
 		j.trouble = now
-		j.move(Degraded, now, what+r.Reason)
+		j.move(Degraded, now, what+r.Reason, UpstreamDown)
 	case took > j.cfg.Timeout/slowPart:
 		j.trouble = now
-		j.move(Degraded, now, evidence+", slow")
+		j.move(Degraded, now, evidence+", slow", SlowAnswers)
 	case was == Offline:
-		j.move(Online, now, evidence)
+		j.move(Online, now, evidence, "")
 	case was == Online:
 		j.evidence = evidence
 	}

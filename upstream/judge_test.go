@@ -2,10 +2,15 @@ package upstream_test
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -324,6 +329,121 @@ func TestOnChangeCallbacks(t *testing.T) {
 		pay(t.Context(), a, "k")
 		if len(told) != 2 || told[0] != upstream.Online || told[1] != upstream.Offline {
 			t.Errorf("told %v", told)
+		}
+	})
+}
+
+// The verdict names what keeps the processor from answering.
+func TestCauses(t *testing.T) {
+	dial := func(err error) func(context.Context, string, string) (net.Conn, error) {
+		return func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		dial   func(context.Context, string, string) (net.Conn, error) // nil: a line to answer
+		answer http.HandlerFunc
+		state  upstream.LinkState
+		cause  upstream.Cause
+	}{
+		{"well", nil, reply(200, listAnswer), upstream.Online, ""},
+		{"portal", nil, portal, upstream.Offline, upstream.CaptivePortal},
+		{"ill", nil, reply(500, serverError), upstream.Degraded, upstream.UpstreamDown},
+		{"refuses", dial(syscall.ECONNREFUSED), nil, upstream.Offline, upstream.UpstreamDown},
+		{"no route", dial(syscall.ENETUNREACH), nil, upstream.Offline, upstream.NoNetwork},
+		{"no name", dial(&net.DNSError{Err: "no such host", IsNotFound: true}), nil, upstream.Offline, upstream.NoNetwork},
+		{"foreign certificate", dial(x509.UnknownAuthorityError{}), nil, upstream.Offline, upstream.CaptivePortal},
+		{"silent", nil, hang, upstream.Offline, upstream.NoAnswer},
+		{"another time", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+			reply(200, listAnswer)(w, r)
+		}, upstream.Online, upstream.ClockWrong},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := upstream.Config{URL: upstreamtest.URL, Dial: c.dial}
+				if c.dial == nil {
+					cfg.Dial = upstreamtest.NewLine(t, c.answer).Dial
+				}
+				as, a := account(t, cfg)
+				if l := a.Link(); l.Cause != upstream.NotTried {
+					t.Errorf("at first: %+v", l)
+				}
+				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+				defer stop()
+				as.Run(ctx)
+				l := a.Link()
+				if l.State != c.state || l.Cause != c.cause || l.Evidence == "" {
+					t.Errorf("%+v, want %s, %s", l, c.state, c.cause)
+				}
+				if clock := slices.ContainsFunc(a.Alarms(), func(al upstream.Alarm) bool { return al.Code == upstream.AlarmClockWrong }); clock != (c.cause == upstream.ClockWrong) {
+					t.Errorf("alarms: %+v", a.Alarms())
+				}
+			})
+		})
+	}
+}
+
+// Offline by word, nothing but probes is sent, also for accounts that come later; the judge's own word holds again as soon as that ends.
+func TestForcedOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(t, upstream.Config{Key: "sk"})
+		p.is(upstream.Online, "closed", true)
+		if err := p.accounts.ForceLink("down"); err == nil {
+			t.Error("an unknown word was taken")
+		}
+		if err := p.accounts.ForceLink("offline"); err != nil {
+			t.Fatal(err)
+		}
+		p.is(upstream.Offline, "closed", false)
+		p.alarmed(upstream.AlarmLinkForced)
+		if l := p.account.Link(); l.Cause != upstream.Forced || l.Was != upstream.Online || !l.Since.Equal(time.Now()) {
+			t.Errorf("%+v", l)
+		}
+		later, err := p.accounts.Get("", "later", "sk_2")
+		if err != nil || later.Link().Cause != upstream.Forced {
+			t.Errorf("%+v: %v", later.Link(), err)
+		}
+		probes := p.probes.Load()
+		time.Sleep(time.Minute)
+		if answer := p.pay(); answer.Outcome != upstream.Retryable || answer.MaybeSent || p.posts.Load() != 0 {
+			t.Errorf("%+v, %d sent", answer, p.posts.Load())
+		}
+		if _, err := p.account.Enter(t.Context()); !errors.Is(err, upstream.ErrNotReady) {
+			t.Errorf("a place was given: %v", err)
+		}
+		if p.probes.Load() == probes {
+			t.Error("the judge has stopped looking")
+		}
+		if l := p.account.Link(); l.State != upstream.Offline || !l.Since.Equal(time.Now().Add(-time.Minute)) {
+			t.Errorf("%+v", l)
+		}
+		told := p.changes.count()
+		if err := p.accounts.ForceLink("auto"); err != nil {
+			t.Fatal(err)
+		}
+		p.is(upstream.Online, "closed", true)
+		p.alarmed()
+		if l := p.account.Link(); l.Cause != "" || l.Was != upstream.Offline || p.changes.count() <= told {
+			t.Errorf("%+v", l)
+		}
+		if answer := p.pay(); answer.Outcome != upstream.Succeeded {
+			t.Errorf("%+v", answer)
+		}
+
+		// In an outage it changes nothing that is told.
+		p.line.Set(upstreamtest.Refused)
+		p.pay()
+		down := p.account.Link()
+		p.account.ForceLink("offline")
+		time.Sleep(time.Second)
+		if l := p.account.Link(); l.Was != down.Was || !l.Since.Equal(down.Since) || l.Cause != upstream.Forced {
+			t.Errorf("%+v, was %+v", l, down)
+		}
+		p.account.ForceLink("auto")
+		if l := p.account.Link(); l.Was != down.Was || !l.Since.Equal(down.Since) || l.Cause != upstream.UpstreamDown {
+			t.Errorf("%+v, was %+v", l, down)
 		}
 	})
 }

@@ -58,7 +58,8 @@ type result struct {
 	health      health
 	probe       bool
 	keyReplaced bool
-	urlWrong    bool // the collection is not known there
+	urlWrong    bool  // the collection is not known there
+	cause       Cause // why nothing came back that the processor wrote
 	start, end  time.Time
 }
 
@@ -77,6 +78,11 @@ func (r result) urlRight() bool {
 // failed reports whether the breaker counts it. Answers of the 4xx class never do, whoever wrote them.
 func (r result) failed() bool {
 	return r.health > answered && (r.Status < 400 || r.Status > 499)
+}
+
+// throttled reports whether the processor refused it because there were too many.
+func (r result) throttled() bool {
+	return r.Status == http.StatusTooManyRequests && (r.health == answered || r.health == foreign)
 }
 
 // wire does HTTP for one account.
@@ -165,12 +171,12 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	resp, err := w.transport.RoundTrip(req)
 	if err != nil {
 		sent := seen.maybeSent() || !w.traced
-		r = result{Answer: Answer{Outcome: Unknown, MaybeSent: sent, Reason: reason(ctx, err)}, health: silent}
+		r = result{Answer: Answer{Outcome: Unknown, MaybeSent: sent, Reason: reason(ctx, err)}, health: silent, cause: causeOf(err)}
 		if !sent {
 			r.Outcome, r.health = Retryable, unreachable
 		}
 		if ctx.Err() == nil && seen.answerBegan() && !cut(err) {
-			r.health, r.Reason = foreign, "answer is not HTTP"
+			r.health, r.Reason, r.cause = foreign, "answer is not HTTP", CaptivePortal
 		}
 		return r, ctx.Err() == nil && !seen.answerBegan() && !hopeless(err)
 	}
@@ -192,6 +198,12 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	default:
 		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, body, w.cfg.Now())
 		r.urlWrong = collectionUnknown(q, r.Answer)
+	}
+	switch r.health {
+	case silent:
+		r.cause = NoAnswer
+	case foreign:
+		r.cause = CaptivePortal
 	}
 	if r.health == silent && resp.StatusCode >= 400 {
 		// The status line is not the answer: what kind of 4xx it was to be is not known.
@@ -253,6 +265,20 @@ func reason(ctx context.Context, err error) string {
 	default:
 		return "connection cut before an answer"
 	}
+}
+
+// causeOf sorts an error by what keeps the processor from answering.
+func causeOf(err error) Cause {
+	var dns *net.DNSError
+	switch {
+	case untrusted(err):
+		return CaptivePortal
+	case errors.As(err, &dns), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETDOWN):
+		return NoNetwork
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return UpstreamDown
+	}
+	return NoAnswer
 }
 
 func isTimeout(err error) bool {

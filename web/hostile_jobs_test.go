@@ -221,7 +221,7 @@ func TestHostileJobIDs(t *testing.T) {
 		}
 	}
 	for _, route := range []struct{ line, body string }{
-		{"GET %s", ""}, {"POST %s/pause", ""}, {"POST %s/resume", ""}, {"POST %s/retry-failed", ""}, {"POST %s/drain", ""}, {"GET %s/jobs", ""}, {"GET %s/jobs/x", ""}, {"DELETE %s/jobs/x", ""},
+		{"GET %s", ""}, {"POST %s/pause", ""}, {"POST %s/resume", ""}, {"POST %s/retry-failed", ""}, {"POST %s/promote", ""}, {"POST %s/drain", ""}, {"GET %s/jobs", ""}, {"GET %s/jobs/x", ""}, {"DELETE %s/jobs/x", ""},
 		{"POST %s/jobs", `{"name":"n"}`}, {"POST %s/lease", `{}`}, {"GET %s/stream", ""}, {"GET %s/schedules", ""}, {"POST %s/jobs/x/complete", token}, {"POST %s/jobs/x/retry", ""},
 		{"GET %s/jobs/x/logs", ""}, {"PUT %s/schedules/s", `{"every_ms":1000,"job":{"name":"n"}}`}, {"GET %s/schedules/s", ""}, {"DELETE %s/schedules/s", ""},
 	} {

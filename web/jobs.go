@@ -32,6 +32,7 @@ type JobMoves interface {
 	Retry(ctx context.Context, tenant, queue, id string) (jobs.Job, error)
 	RetryFailed(ctx context.Context, tenant, queue string) (int, error)
 	Promote(ctx context.Context, tenant, queue, id string) (jobs.Job, error)
+	PromoteAll(ctx context.Context, tenant, queue string) (int, error)
 	Remove(ctx context.Context, tenant, queue, id string) error
 	Drain(ctx context.Context, tenant, queue string, delayed bool) (int, error)
 }

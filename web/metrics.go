@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -17,7 +18,8 @@ const metricsPath = "/metrics"
 // latencyBuckets, in seconds: from a read out of memory to the longest wait that a client may ask for.
 var latencyBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
-// metrics is what the server counts. Labels never hold what a client made up, nor a tenant.
+// metrics is what the server counts. Labels never hold what a client made up; tenants, whom the operator makes, stand only beside their
+// money, of which there is none without them.
 type metrics struct {
 	registry *prometheus.Registry
 	latency  *prometheus.HistogramVec
@@ -114,6 +116,16 @@ type boxCollector struct {
 var (
 	descBacklog       = prometheus.NewDesc("tenderbox_payments_unsettled", "Payments taken and not settled.", []string{"currency"}, nil)
 	descBacklogAmount = prometheus.NewDesc("tenderbox_payments_unsettled_amount", "Their sum in minor units.", []string{"currency"}, nil)
+	descExposed       = prometheus.NewDesc("tenderbox_exposure_payments", "Payments that a tenant has taken and that are not settled.", []string{"tenant", "currency"}, nil)
+	descExposedAmount = prometheus.NewDesc("tenderbox_exposure_amount", "Their sum in minor units.", []string{"tenant", "currency"}, nil)
+	descExposedAge    = prometheus.NewDesc("tenderbox_exposure_oldest_seconds", "Age of the oldest of them.", []string{"tenant", "currency"}, nil)
+	descDrainRate     = prometheus.NewDesc("tenderbox_drain_per_second", "Payments that became final a second, over the last ten.", nil, nil)
+	descDrainEta      = prometheus.NewDesc("tenderbox_drain_eta_seconds", "Time until nothing is left, if nothing is added. Absent while nothing moves.", nil, nil)
+	descDrain         = prometheus.NewDesc("tenderbox_drain", "1 for what becomes of the payments that wait.", []string{"state"}, nil)
+	descPace          = prometheus.NewDesc("tenderbox_upstream_concurrency", "Payments that may be on their way to the account at a time, at present.", []string{"url", "account"}, nil)
+	descPaceUsed      = prometheus.NewDesc("tenderbox_upstream_in_flight", "Payments that are being sealed and sent.", []string{"url", "account"}, nil)
+	descPaceRate      = prometheus.NewDesc("tenderbox_upstream_rate_limit", "Payments a second that the account allows, set or learned. Absent while no limit is known.", []string{"url", "account"}, nil)
+	descLinkCause     = prometheus.NewDesc("tenderbox_upstream_link_cause", "1 for why the line to the account is not online, or what is wrong although it is.", []string{"url", "account", "cause"}, nil)
 	descReady         = prometheus.NewDesc("tenderbox_ready", "1 when payments can be taken.", nil, nil)
 	descShardUp       = prometheus.NewDesc("tenderbox_shard_up", "1 when the shard is in service.", []string{"shard"}, nil)
 	descShardCommits  = prometheus.NewDesc("tenderbox_shard_commits_total", "Group commits; each one fsync.", []string{"shard"}, nil)
@@ -140,6 +152,20 @@ func (c *boxCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(descBacklog, float64(sum.Count), currency)
 		gauge(descBacklogAmount, float64(sum.Amount), currency)
 	}
+	now := c.now()
+	for _, x := range c.ledger.Exposures(context.Background(), "") {
+		gauge(descExposed, float64(x.Count), string(x.Tenant), x.Currency)
+		gauge(descExposedAmount, float64(x.Amount), string(x.Tenant), x.Currency)
+		if x.OldestAt != nil {
+			gauge(descExposedAge, max(now.Sub(*x.OldestAt).Seconds(), 0), string(x.Tenant), x.Currency)
+		}
+	}
+	drain := c.ledger.Drain("")
+	gauge(descDrain, 1, string(drain.State))
+	gauge(descDrainRate, drain.PerS)
+	if drain.EtaS != nil {
+		gauge(descDrainEta, float64(*drain.EtaS))
+	}
 	for _, sh := range c.ledger.Shards() {
 		id := strconv.Itoa(sh.ID)
 		gauge(descShardUp, truth(sh.Err == nil), id)
@@ -148,11 +174,20 @@ func (c *boxCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(descShardWAL, float64(sh.Stats.WALBytes), id)
 	}
 	if c.jobs != nil {
-		collectQueues(c.jobs, c.now(), gauge)
+		collectQueues(c.jobs, now, gauge)
 	}
 	if c.accounts != nil {
 		for _, a := range c.accounts.List() {
-			gauge(descLink, 1, a.URL(), a.Name(), string(a.Link().State))
+			link, pace := a.Link(), a.Pace()
+			gauge(descLink, 1, a.URL(), a.Name(), string(link.State))
+			if link.Cause != "" {
+				gauge(descLinkCause, 1, a.URL(), a.Name(), string(link.Cause))
+			}
+			gauge(descPace, float64(pace.Concurrency), a.URL(), a.Name())
+			gauge(descPaceUsed, float64(pace.InUse), a.URL(), a.Name())
+			if pace.Rate > 0 {
+				gauge(descPaceRate, pace.Rate, a.URL(), a.Name())
+			}
 			gauge(descBreaker, 1, a.URL(), a.Name(), string(a.Breaker().State))
 		}
 	}

@@ -23,6 +23,10 @@ type Problem struct {
 	Detail string `json:"detail" doc:"What went wrong, for people."`
 	Field  string `json:"field,omitzero" doc:"The member, parameter or header at fault." example:"currency"`
 
+	Rule    string `json:"rule,omitzero" doc:"offline_limit: the rule of the offline policy that refuses." enum:"currency,max_amount,max_total,max_count,max_age_h"`
+	Stands  *int64 `json:"stands,omitempty" doc:"What stands: this payment's amount for max_amount and currency, else what is outstanding without it. Minor units, payments or hours."`
+	Allowed *int64 `json:"allowed,omitempty" doc:"What the rule allows."`
+
 	retryAfter time.Duration
 }
 
@@ -176,6 +180,9 @@ func explainRefusal(e *ledger.Error, hasBody bool) *Problem {
 	}
 	p := problem(status, e.Code, e.Field, e.Message)
 	p.retryAfter = e.RetryAfter
+	if r := e.Rule; r != nil {
+		p.Rule, p.Stands, p.Allowed = r.Name, &r.Stands, &r.Allowed
+	}
 	if status == http.StatusServiceUnavailable && p.retryAfter <= 0 {
 		p.retryAfter = retryAfterDefault
 	}

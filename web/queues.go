@@ -175,6 +175,8 @@ func (s *Server) registerQueues() {
 		func(ctx context.Context, in *queueInput) (*queueOutput, error) { return s.turn(ctx, in, s.jobs.Resume) })
 	register(s, op("retry-failed", http.MethodPost, queuePath+"/retry-failed", "Retry all failed jobs",
 		"Of the tenant; the operator, naming no tenant, those of all."), forAnyone, s.retryFailed)
+	register(s, op("promote-delayed", http.MethodPost, queuePath+"/promote", "Make all delayed jobs due now",
+		"Of the tenant; the operator, naming no tenant, those of all. Of the queue payments: what was put off is sent at once, if the line is up."), forAnyone, s.promoteAll)
 	register(s, op("drain-queue", http.MethodPost, queuePath+"/drain", "Remove all waiting jobs of the tenant",
 		"What is active goes on. Nobody can drain a read-only queue: the box's work has to be done."), forTenant, s.drain)
 	documentBody[newDrain](s.api, http.MethodPost, queuePath+"/drain")
@@ -404,6 +406,20 @@ func (s *Server) retryFailed(ctx context.Context, in *queueInput) (*countOutput,
 	}
 	t := in.x.caller.Tenant
 	n, err := s.jobs.RetryFailed(ctx, string(t), in.Queue)
+	if err != nil {
+		return nil, s.queueError(t, in.Queue, err)
+	}
+	out := &countOutput{}
+	out.Body.Count = n
+	return out, nil
+}
+
+func (s *Server) promoteAll(ctx context.Context, in *queueInput) (*countOutput, error) {
+	if err := s.allow(in.x, in.Queue, manage); err != nil {
+		return nil, err
+	}
+	t := in.x.caller.Tenant
+	n, err := s.jobs.PromoteAll(ctx, string(t), in.Queue)
 	if err != nil {
 		return nil, s.queueError(t, in.Queue, err)
 	}

@@ -119,7 +119,7 @@ func TestTheBoxsOwnQueues(t *testing.T) {
 	js.ask("GET "+job, "", "key", js.bar).is(404, "not_found")
 	js.ask("GET "+queuesAt+"payments/jobs", "", "key", js.shop).is(200, "")
 	for _, line := range []string{"POST " + job + "/retry", "POST " + job + "/promote", "POST " + queuesAt + "payments/pause", "POST " + queuesAt + "payments/resume",
-		"POST " + queuesAt + "payments/retry-failed"} {
+		"POST " + queuesAt + "payments/retry-failed", "POST " + queuesAt + "payments/promote"} {
 		js.ask(line, "", "key", js.shop).is(403, "queue_read_only")
 	}
 	token := `{"lease_token":"t"}`
@@ -130,7 +130,7 @@ func TestTheBoxsOwnQueues(t *testing.T) {
 		js.ask(c[0], c[1], "key", js.shop).is(403, "queue_read_only")
 		js.ask(c[0], c[1], "key", operatorToken, "X-Tenant-ID", "shop").is(403, "queue_read_only")
 	}
-	for _, verb := range []string{"pause", "resume", "retry-failed"} {
+	for _, verb := range []string{"pause", "resume", "retry-failed", "promote"} {
 		js.ask("POST "+queuesAt+"payments/"+verb, "", "key", operatorToken).is(200, "")
 		js.ask("POST "+queuesAt+"payments/"+verb, "", "key", operatorToken, "X-Tenant-ID", "shop").is(200, "")
 		js.ask("POST "+queuesAt+"events/"+verb, "", "key", operatorToken).is(200, "")
@@ -209,7 +209,7 @@ func TestQueuesAreDescribed(t *testing.T) {
 			n += len(item.(map[string]any))
 		}
 	}
-	if n != 26 {
+	if n != 27 {
 		t.Errorf("%d operations are described", n)
 	}
 	stream := paths["/api/v1/queues/{queue}/stream"].(map[string]any)["get"].(map[string]any)

@@ -37,6 +37,9 @@ type Box interface {
 	Shards() []ledger.ShardStatus
 	Exposed(tenants.ID) map[string]ledger.Sum
 	ChangeAccount(ctx context.Context, t tenants.ID, change func() error) error
+	Exposures(context.Context, tenants.ID) []ledger.Exposure
+	Drain(tenants.ID) ledger.Drain
+	Links
 }
 
 // Ledger is all of it.
@@ -144,6 +147,7 @@ func New(o Options) (*Server, error) {
 	s.registerEvents()
 	s.registerNotifications()
 	s.registerStatus()
+	s.registerLinks()
 	s.registerTenants()
 	if s.jobs != nil {
 		s.boxQueues = boxQueuesOf(s.jobs)

@@ -37,6 +37,10 @@ type fakeLedger struct {
 	keys     map[string]ledger.PaymentID
 	exposed  map[tenants.ID]map[string]ledger.Sum
 
+	exposures []ledger.Exposure
+	drain     ledger.Drain
+	forced    []string
+
 	pay      func(ctx context.Context, p ledger.NewPayment) error
 	await    func(ctx context.Context, d time.Duration)
 	status   error
@@ -131,6 +135,16 @@ func (l *fakeLedger) Status(context.Context, tenants.ID) (ledger.Overview, error
 func (l *fakeLedger) Ready() (bool, []string) { return !l.notReady, l.degraded }
 func (l *fakeLedger) Shards() []ledger.ShardStatus {
 	return []ledger.ShardStatus{{ID: 0}, {ID: 1, Err: errors.New("page 7 is torn")}}
+}
+func (l *fakeLedger) Exposures(context.Context, tenants.ID) []ledger.Exposure { return l.exposures }
+func (l *fakeLedger) Drain(tenants.ID) ledger.Drain                           { return l.drain }
+func (l *fakeLedger) ForceLink(t tenants.ID, word string) error {
+	l.forced = append(l.forced, "link "+word+" "+string(t))
+	return nil
+}
+func (l *fakeLedger) ForceBreaker(t tenants.ID, word string) error {
+	l.forced = append(l.forced, "breaker "+word+" "+string(t))
+	return nil
 }
 func (l *fakeLedger) Exposed(t tenants.ID) map[string]ledger.Sum { return l.exposed[t] }
 func (l *fakeLedger) ChangeAccount(_ context.Context, _ tenants.ID, change func() error) error {

@@ -47,6 +47,7 @@ type offlineView struct {
 type upstreamView struct {
 	Account string `json:"account"`
 	URL     string `json:"url"`
+	Rate    int    `json:"rate,omitzero" doc:"Payments a second that it is sent at most; 0: what it allows is learned."`
 }
 
 type rateView struct {
@@ -59,6 +60,7 @@ type newUpstream struct {
 	Account string `json:"account" doc:"A name for the account, unique with its url."`
 	URL     string `json:"url" doc:"Base URL of the processor."`
 	Key     string `json:"key,omitempty" doc:"Secret key. May be left out to keep the one of the same account."`
+	Rate    int    `json:"rate,omitempty" doc:"Payments a second that it is sent at most; 0: what it allows is learned."`
 }
 
 // newTenant is the body of POST /tenants.
@@ -146,7 +148,7 @@ func (s *Server) createTenant(ctx context.Context, in *bareInput) (*tenantKeyOut
 	}
 	n := tenants.New{ID: tenants.ID(body.ID), Domains: body.Domains, Offline: limitsOf(body.Offline), RateLimit: rateOf(body.RateLimit)}
 	if u := body.Upstream; u != nil {
-		n.Upstream = &tenants.Upstream{URL: u.URL, Account: u.Account, Key: tenants.Secret(u.Key)}
+		n.Upstream = &tenants.Upstream{URL: u.URL, Account: u.Account, Key: tenants.Secret(u.Key), Rate: u.Rate}
 	}
 	t, key, err := s.tenants.Add(ctx, n)
 	if err != nil {
@@ -281,7 +283,7 @@ func (c *tenantChange) apply(t *tenants.Tenant) error {
 		t.Upstream = nil
 		return nil
 	}
-	next := &tenants.Upstream{URL: u.URL, Account: u.Account, Key: tenants.Secret(u.Key)}
+	next := &tenants.Upstream{URL: u.URL, Account: u.Account, Key: tenants.Secret(u.Key), Rate: u.Rate}
 	if u.Key == "" && sameAccount(t.Upstream, u) {
 		next.Key = t.Upstream.Key
 	}
@@ -339,7 +341,7 @@ func viewOf(t *tenants.Tenant) tenantView {
 		v.Offline = &limits
 	}
 	if u := t.Upstream; u != nil {
-		v.Upstream = &upstreamView{u.Account, u.URL}
+		v.Upstream = &upstreamView{u.Account, u.URL, u.Rate}
 	}
 	if l := t.RateLimit; l != nil {
 		v.RateLimit = (*rateView)(l)

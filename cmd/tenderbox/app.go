@@ -112,7 +112,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The upstream accounts do nothing until Run: the ledger only needs to know whom to ask.
 	a.accounts = upstream.NewAccounts(upstream.Config{
 		URL: config.UpstreamURL, Account: upstreamAccount, Key: string(config.UpstreamKey), Version: config.UpstreamVersion,
-		Timeout: config.UpstreamTimeout, ProbeInterval: config.ProbeInterval, ProbePath: config.ProbePath,
+		Rate: config.UpstreamRate, Concurrency: config.UpstreamConcurrency, Timeout: config.UpstreamTimeout, ProbeInterval: config.ProbeInterval, ProbePath: config.ProbePath,
 		BreakerFailures: config.BreakerFailures, BreakerWindow: config.BreakerWindow, BreakerOpen: config.BreakerOpen,
 		Logger: log,
 	})
@@ -145,7 +145,9 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	// The shards last of the files: with them the ledger has all it needs to verify and to count.
 	a.ledger, err = ledger.Open(ctx, ledger.Options{
 		Dir: config.path(shardsFolder), Files: config.Shards, Keyring: keyring, Tenants: a.registry, Jobs: a.engine,
-		Accounts: a.accounts, Events: a.events, Derive: hooks.derive, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory, DrainMax: sendsDrainMax, Logger: log,
+		Accounts: a.accounts, Events: a.events, Derive: hooks.derive, Mail: mailStatus(mailer), KeyMemory: config.UpstreamKeyMemory,
+		Concurrency: max(ledger.ConcurrencyDefault, 4*config.UpstreamConcurrency), // twice what one account has in hand
+		DrainMax:    sendsDrainMax, Logger: log,
 	})
 	if err != nil {
 		return nil, err

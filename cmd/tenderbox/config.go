@@ -35,16 +35,18 @@ type Config struct {
 	EventsMaxAge   time.Duration `name:"events-max-age" placeholder:"720h" help:"How long the event stream keeps an event for NATS clients and a hub; no limit unless set. The journals, which the API reads, keep all."`
 	EventsMaxBytes int64         `name:"events-max-bytes" placeholder:"1073741824" help:"Size of the event stream at which its oldest events go (default 1 GiB)."`
 
-	UpstreamURL       string         `env:"TENDERBOX_UPSTREAM_URL,PAYMENT_API_BASE_URL" placeholder:"URL" help:"Payment processor; its /charges is what is called. Without it payments are kept and queued."`
-	UpstreamKey       tenants.Secret `env:"TENDERBOX_UPSTREAM_KEY,PAYMENT_API_KEY" placeholder:"KEY" help:"Processor's secret key; @FILE reads it from a file."`
-	UpstreamVersion   string         `default:"2022-11-15" help:"Stripe-Version that is sent."`
-	UpstreamTimeout   time.Duration  `default:"5s" help:"Time limit of one call to the processor."`
-	UpstreamKeyMemory time.Duration  `default:"20h" help:"How long the processor is trusted to remember an idempotency key."`
-	BreakerFailures   int            `default:"5" help:"Failures within the window that open the breaker."`
-	BreakerWindow     time.Duration  `default:"60s" help:"Window in which failures are counted."`
-	BreakerOpen       time.Duration  `default:"10s" help:"How long an open breaker waits before it tries again."`
-	ProbeInterval     time.Duration  `default:"2s" help:"Asks the processor for a sign of life when no answer came for this long."`
-	ProbePath         string         `default:"/charges?limit=1" help:"What the probe asks for."`
+	UpstreamURL         string         `env:"TENDERBOX_UPSTREAM_URL,PAYMENT_API_BASE_URL" placeholder:"URL" help:"Payment processor; its /charges is what is called. Without it payments are kept and queued."`
+	UpstreamKey         tenants.Secret `env:"TENDERBOX_UPSTREAM_KEY,PAYMENT_API_KEY" placeholder:"KEY" help:"Processor's secret key; @FILE reads it from a file."`
+	UpstreamVersion     string         `default:"2022-11-15" help:"Stripe-Version that is sent."`
+	UpstreamTimeout     time.Duration  `default:"5s" help:"Time limit of one call to the processor."`
+	UpstreamKeyMemory   time.Duration  `default:"20h" help:"How long the processor is trusted to remember an idempotency key."`
+	UpstreamRate        int            `placeholder:"N" help:"Payments a second that the processor is sent at most (default: what it allows is learned from its refusals)."`
+	UpstreamConcurrency int            `placeholder:"N" help:"Payments on their way to an account at a time, at most (default: 20 to 64, the more the longer its answers take)."`
+	BreakerFailures     int            `default:"5" help:"Failures within the window that open the breaker."`
+	BreakerWindow       time.Duration  `default:"60s" help:"Window in which failures are counted."`
+	BreakerOpen         time.Duration  `default:"10s" help:"How long an open breaker waits before it tries again."`
+	ProbeInterval       time.Duration  `default:"2s" help:"Asks the processor for a sign of life when no answer came for this long."`
+	ProbePath           string         `default:"/charges?limit=1" help:"What the probe asks for."`
 
 	SMTPURL  tenants.Secret `name:"smtp-url" placeholder:"URL" help:"Mail server: smtp:// (encrypts if it can), smtp+starttls:// (always), smtps://; USER:PASSWORD@HOST. Without it mail is kept as files in DATA/mail. @FILE reads it from a file."`
 	SMTPFrom string         `name:"smtp-from" placeholder:"ADDR" help:"Sender of e-mail, such as 'Shop <shop@example.com>'."`
@@ -54,6 +56,9 @@ type Config struct {
 	LogFormat string `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
 }
+
+// upstreamNumberMax payments a second, or at a time, are more than a box of this kind can seal and record.
+const upstreamNumberMax = 1024
 
 // eventsMaxBytesMin holds some dozens of the largest events.
 const eventsMaxBytesMin = 64 << 20
@@ -122,6 +127,14 @@ func (c *Config) validate() error {
 	}
 	if c.EventsMaxBytes < 0 || c.EventsMaxBytes > 0 && c.EventsMaxBytes < eventsMaxBytesMin {
 		problem("events-max-bytes", "%d is less than %d, in which the largest events have no room", c.EventsMaxBytes, eventsMaxBytesMin)
+	}
+	for _, number := range []struct {
+		setting string
+		value   int
+	}{{"upstream-rate", c.UpstreamRate}, {"upstream-concurrency", c.UpstreamConcurrency}} {
+		if number.value < 0 || number.value > upstreamNumberMax {
+			problem(number.setting, "%d: use 0 (the default) to %d", number.value, upstreamNumberMax)
+		}
 	}
 	if c.BreakerFailures < 0 {
 		problem("breaker-failures", "%d is below zero", c.BreakerFailures)

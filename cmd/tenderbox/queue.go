@@ -14,6 +14,7 @@ type queueCommand struct {
 	Pause       queuePause       `cmd:"" help:"Starts no more jobs of a queue, also after a restart."`
 	Resume      queueResume      `cmd:"" help:"Starts jobs of a paused queue again."`
 	RetryFailed queueRetryFailed `cmd:"" name:"retry-failed" help:"Lets all failed jobs of a queue wait again."`
+	SendNow     queueSendNow     `cmd:"" name:"send-now" help:"Makes all jobs of a queue that were put off due now."`
 }
 
 const queuesPath = "/api/v1/queues"
@@ -146,5 +147,24 @@ func (c *queueRetryFailed) Run(t *terminal) error {
 		return err
 	}
 	_, err := fmt.Fprintf(t.stdout, "%d failed jobs of queue %s wait again%s.\n", done.Count, c.Queue, c.whose())
+	return err
+}
+
+type queueSendNow struct {
+	queueNamed
+}
+
+func (queueSendNow) Help() string {
+	return "What was put off, by a delay or after a failed attempt, is tried at once. Of payments: if the line is up; the drain's pace holds.\n\nExample:\n\n    tenderbox queue send-now payments\n    tenderbox queue send-now payments --tenant shop\n"
+}
+
+func (c *queueSendNow) Run(t *terminal) error {
+	var done struct {
+		Count int `json:"count"`
+	}
+	if err := c.do(t, http.MethodPost, c.path("promote"), &done); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(t.stdout, "%d jobs of queue %s are due now%s.\n", done.Count, c.Queue, c.whose())
 	return err
 }

@@ -45,15 +45,24 @@ func printOverview(out io.Writer, o *ledger.Overview) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 
-	line("line\t%s%s\t%s", o.Connectivity.State, since(o.Connectivity.Since), oneLine(o.Connectivity.Evidence))
+	state := o.Connectivity.State
+	if o.Connectivity.Cause != "" {
+		state += " (" + strings.ReplaceAll(o.Connectivity.Cause, "_", " ") + ")"
+	}
+	line("line\t%s%s\t%s", state, since(o.Connectivity.Since), oneLine(o.Connectivity.Evidence))
 	line("breaker\t%s%s\t%d failures in the window", o.Breaker.State, since(o.Breaker.Since), o.Breaker.Failures)
 	if o.Backlog.Count == 0 {
 		line("backlog\tnothing waits to be settled\t")
 	} else {
 		line("backlog\t%d payments%s\t%s", o.Backlog.Count, since(o.Backlog.OldestAt), amounts(o.Backlog.Amounts))
 	}
+	line("drain\t%s\t%s", o.Drain.State, pace(&o.Drain))
 	for _, e := range o.Exposure {
-		line("exposure\t%s in %d payments\t%s", ledger.Money{Amount: e.Amount, Currency: e.Currency}.String(), e.Count, allowed(&e))
+		what := "exposure"
+		if e.Tenant != "" {
+			what += " of " + string(e.Tenant)
+		}
+		line("%s\t%s in %d payments%s\t%s", what, ledger.Money{Amount: e.Amount, Currency: e.Currency}.String(), e.Count, since(e.OldestAt), allowed(&e))
 	}
 	for _, q := range o.Queues {
 		line("queue %s\t%d waiting, %d delayed, %d active\t%d completed, %d failed", q.Name, q.Waiting, q.Delayed, q.Active, q.Completed, q.Failed)
@@ -79,6 +88,18 @@ func since(t *time.Time) string {
 		return ""
 	}
 	return " since " + t.Local().Format(time.DateTime)
+}
+
+// pace tells how fast the backlog becomes smaller.
+func pace(d *ledger.Drain) string {
+	parts := []string{fmt.Sprintf("%g settled a second, up to %d at a time", d.PerS, d.Concurrency)}
+	if d.Rate != nil {
+		parts = append(parts, fmt.Sprintf("%g a second allowed", *d.Rate))
+	}
+	if d.EtaS != nil {
+		parts = append(parts, (time.Duration(*d.EtaS)*time.Second).String()+" left")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // allowed tells what the offline policy permits beside what is outstanding.
