@@ -228,12 +228,12 @@ func parseID(prefix, s string) (ulid.ULID, bool) {
 	return u, err == nil && u.String() == rest
 }
 
-// idAt returns the smallest payment id of the given millisecond: ids sort by
+// idAt returns the smallest id of the given millisecond: ids sort by
 // time, so a range of ids is a range of time.
-func idAt(at time.Time) PaymentID {
+func idAt(prefix string, at time.Time) string {
 	var id ulid.ULID
 	if at.UnixMilli() > 0 {
 		_ = id.SetTime(ulid.Timestamp(at)) // years that a caller may name are bounded by the web layer
 	}
-	return PaymentID(paymentPrefix + id.String())
+	return prefix + id.String()
 }

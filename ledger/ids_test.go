@@ -22,7 +22,7 @@ func TestIDsCarryTheirSlotAndTime(t *testing.T) {
 		if parsed, ok := ParsePaymentID(string(id)); !ok || parsed != id {
 			t.Fatalf("%s does not parse", id)
 		}
-		if idAt(at) > id || idAt(at.Add(time.Millisecond)) <= id {
+		if idAt(paymentPrefix, at) > string(id) || idAt(paymentPrefix, at.Add(time.Millisecond)) <= string(id) {
 			t.Fatalf("%s is not within the range of its millisecond", id)
 		}
 	})

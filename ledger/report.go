@@ -43,7 +43,7 @@ func (l *Ledger) Report(ctx context.Context, t tenants.ID, from, to time.Time) (
 	sums := map[group]ReportRow{}
 	err := each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
 		rows, err := tx.Query(`SELECT currency, status, count(*), sum(amount), sum(amount_refunded) FROM payments
-			WHERE tenant = ? AND id >= ? AND id < ? GROUP BY currency, status`, string(t), string(idAt(from)), string(idAt(to)))
+			WHERE tenant = ? AND id >= ? AND id < ? GROUP BY currency, status`, string(t), idAt(paymentPrefix, from), idAt(paymentPrefix, to))
 		if err != nil {
 			return err
 		}

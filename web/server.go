@@ -42,6 +42,7 @@ type Box interface {
 // Ledger is all of it.
 type Ledger interface {
 	Payments
+	Intents
 	Users
 	Orders
 	Events
@@ -141,6 +142,7 @@ func New(o Options) (*Server, error) {
 	s.registerNotifications()
 	s.registerStatus()
 	s.registerTenants()
+	s.registerStripe()
 	if s.jobs != nil {
 		s.boxQueues = boxQueuesOf(s.jobs)
 		s.registerQueues()
@@ -164,6 +166,9 @@ func New(o Options) (*Server, error) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{ResponseWriter: w, r: r, s: s, route: s.none}
 	defer s.finish(x, time.Now())
+	if isStripe(r.URL.Path) {
+		x.stripeHeaders()
+	}
 	if p := s.receive(x); p != nil {
 		x.refuse(p)
 		return
