@@ -273,7 +273,7 @@ func (a *audit) slots(tx *shards.Tx) error {
 		case a.set.Shard(slot) != tx.Shard():
 			a.found(tx.Shard(), "%s %s: belongs to slot %d, which lives in another file", t, id, slot)
 		case of != "" && slot != home:
-			a.found(tx.Shard(), "%s %s: carries slot %d, which is not that of %s", t, id, slot, of)
+			a.found(tx.Shard(), "%s %s: carries slot %d, which is not its %s's", t, id, slot, map[bool]string{true: "payment", false: "user"}[kind == "refund"])
 		case !a.known[t]:
 			a.found(tx.Shard(), "%s %s: no such tenant", t, id)
 		}

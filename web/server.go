@@ -42,6 +42,8 @@ type Box interface {
 // Ledger is all of it.
 type Ledger interface {
 	Payments
+	Refunds
+	Reviews
 	Intents
 	Users
 	Orders
@@ -135,6 +137,8 @@ func New(o Options) (*Server, error) {
 	s.adapter = &adapter{Adapter: humahttprouter.New(s.router, apiConfig(o.Version)).Adapter(), router: s.router}
 	s.api = huma.NewAPI(apiConfig(o.Version), s.adapter)
 	s.registerPayments()
+	s.registerRefunds()
+	s.registerReviews()
 	s.registerReports()
 	s.registerUsers()
 	s.registerOrders()
@@ -253,10 +257,11 @@ func (s *Server) panicked(x *exchange, caught any) {
 type access int
 
 const (
-	public       access = iota // no credential is looked at
-	forTenant                  // a tenant, or the operator who names one
-	forAnyone                  // a tenant, or the operator with or without naming one
-	operatorOnly               // the operator
+	public            access = iota // no credential is looked at
+	forTenant                       // a tenant, or the operator who names one
+	forAnyone                       // a tenant, or the operator with or without naming one
+	operatorOnly                    // the operator
+	operatorForTenant               // the operator, who names a tenant
 )
 
 // input is a handler's input: a struct that embeds request.
@@ -320,8 +325,11 @@ func (s *Server) authenticate(x *exchange, who access) (err error) {
 	if x.caller, err = s.tenants.Resolve(credentials(x.r)); err != nil {
 		return err
 	}
+	if who == operatorForTenant && !x.caller.Operator {
+		return tenants.ErrOperatorOnly
+	}
 	if x.caller.Tenant == "" {
-		if who == forTenant {
+		if who == forTenant || who == operatorForTenant {
 			return errTenantMissing
 		}
 		return nil

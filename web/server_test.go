@@ -20,6 +20,9 @@ import (
 )
 
 type otherNouns interface {
+	Refunds
+	Reviews
+	Intents
 	Users
 	Orders
 	Events
@@ -97,6 +100,10 @@ func (l *fakeLedger) Payment(_ context.Context, t tenants.ID, id string) (ledger
 		}
 	}
 	return ledger.Payment{}, &ledger.Error{Kind: ledger.NotFound, Code: "not_found", Message: "no such payment"}
+}
+
+func (l *fakeLedger) Refund(context.Context, tenants.ID, string) (ledger.Refund, error) {
+	return ledger.Refund{}, &ledger.Error{Kind: ledger.NotFound, Code: "not_found", Message: "no such refund"}
 }
 
 func (l *fakeLedger) Payments(_ context.Context, t tenants.ID, f ledger.Filter) (ledger.Page, error) {

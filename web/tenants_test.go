@@ -216,7 +216,7 @@ func TestDescription(t *testing.T) {
 	ts := newTestServer(t, func(o *Options) { o.Version = "1.2.3" })
 	spec := ts.ask("GET /openapi.json", "").is(200, "")
 	paths := spec.json["paths"].(map[string]any)
-	want := []string{"/api/v1/events", "/api/v1/events/stream", "/api/v1/notifications", "/api/v1/notifications/{id}/read", "/api/v1/orders", "/api/v1/orders/{id}", "/api/v1/orders/{id}/cancel", "/api/v1/orders/{id}/complete", "/api/v1/payments", "/api/v1/payments/{id}", "/api/v1/reports/payments", "/api/v1/shards", "/api/v1/status", "/api/v1/tenants", "/api/v1/tenants/{id}", "/api/v1/tenants/{id}/rotate-key", "/api/v1/users", "/api/v1/users/{id}", "/api/v1/users/{id}/profile", "/api/v1/users/{id}/verify", "/healthz", "/readyz"}
+	want := []string{"/api/v1/events", "/api/v1/events/stream", "/api/v1/notifications", "/api/v1/notifications/{id}/read", "/api/v1/orders", "/api/v1/orders/{id}", "/api/v1/orders/{id}/cancel", "/api/v1/orders/{id}/complete", "/api/v1/payments", "/api/v1/payments/{id}", "/api/v1/payments/{id}/attempts", "/api/v1/payments/{id}/cancel", "/api/v1/payments/{id}/refunds", "/api/v1/payments/{id}/resolve", "/api/v1/refunds", "/api/v1/refunds/{id}", "/api/v1/refunds/{id}/resolve", "/api/v1/reports/payments", "/api/v1/shards", "/api/v1/status", "/api/v1/tenants", "/api/v1/tenants/{id}", "/api/v1/tenants/{id}/rotate-key", "/api/v1/users", "/api/v1/users/{id}", "/api/v1/users/{id}/profile", "/api/v1/users/{id}/verify", "/healthz", "/readyz"}
 	var got []string
 	for p := range paths {
 		got = append(got, p)
