@@ -143,13 +143,23 @@ func (x *exchange) awaitPayment(p ledger.Payment) ledger.Payment {
 }
 
 // payment reads the payment that an id of the surface stands for.
-func (x *exchange) stripePayment(id string, prefixes ...string) (ledger.Payment, error) {
+func (x *exchange) payment(id string, prefixes ...string) (ledger.Payment, error) {
+	own, ok := paymentNamed(id, prefixes...)
+	if !ok {
+		return ledger.Payment{}, errNotFound
+	}
+	return x.s.ledger.Payment(x.r.Context(), x.caller.Tenant, own)
+}
+
+// paymentNamed is the payment's own id, given one of the surface that begins with one of the prefixes.
+func paymentNamed(id string, prefixes ...string) (own string, ok bool) {
 	for _, prefix := range prefixes {
-		if ulid, ok := strings.CutPrefix(id, prefix); ok {
-			return x.s.ledger.Payment(x.r.Context(), x.caller.Tenant, paymentPrefix+ulid)
+		if ulid, found := strings.CutPrefix(id, prefix); found {
+			own, ok := ledger.ParsePaymentID(paymentPrefix + ulid)
+			return string(own), ok
 		}
 	}
-	return ledger.Payment{}, errNotFound
+	return "", false
 }
 
 // Ids of the surface are those of the ledger under Stripe's prefixes.
@@ -157,7 +167,6 @@ const (
 	paymentPrefix = "pay_"
 	chargePrefix  = "ch_"
 	intentPrefix  = "pi_"
-	refundPrefix  = "re_"
 )
 
 func chargeID(id ledger.PaymentID) string {

@@ -185,7 +185,7 @@ func (s *Server) stripeGetCharge(x *exchange, id string) error {
 	if _, err := x.params(readRules); err != nil {
 		return err
 	}
-	p, err := x.stripePayment(id, chargePrefix, paymentPrefix)
+	p, err := x.payment(id, chargePrefix, paymentPrefix)
 	if err == nil && p.Status == ledger.RequiresConfirmation { // nothing is charged yet
 		err = errNotFound
 	}
@@ -202,7 +202,7 @@ func (s *Server) stripeListCharges(x *exchange, _ string) error {
 	if err != nil {
 		return err
 	}
-	q, err := ps.page("charge", paymentPrefix, chargePrefix, paymentPrefix)
+	q, err := ps.page("charge", func(id string) (string, bool) { return paymentNamed(id, chargePrefix, paymentPrefix) })
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (s *Server) stripeListCharges(x *exchange, _ string) error {
 
 // stripeChargesOf lists an intent's charges: one, or none yet. Other filters have nothing to choose from.
 func (s *Server) stripeChargesOf(x *exchange, intent string) error {
-	p, err := x.stripePayment(intent, intentPrefix)
+	p, err := x.payment(intent, intentPrefix)
 	if err == nil && p.Means != ledger.ByMethod {
 		err = errNotFound
 	}

@@ -100,9 +100,14 @@ func stripeErrorFrom(p *Problem) *stripeError {
 	return e
 }
 
-// missing is Stripe's answer for what does not exist, is another's, or is no id at all.
+// missing is Stripe's answer for what does not exist, is another's, or is no id at all: 404 where the path names it, 400 where a parameter
+// does.
 func missing(kind, param, id string) *stripeError {
-	return &stripeError{status: http.StatusNotFound, Type: invalidRequest, Code: "resource_missing", Param: param,
+	status := http.StatusBadRequest
+	if param == "id" || param == "intent" {
+		status = http.StatusNotFound
+	}
+	return &stripeError{status: status, Type: invalidRequest, Code: "resource_missing", Param: param,
 		Message: "No such " + kind + ": '" + clip(id) + "'"}
 }
 

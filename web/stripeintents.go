@@ -176,7 +176,7 @@ func (x *exchange) answerIntent(p ledger.Payment, replayed bool, err error) erro
 
 // intent reads the payment that an intent's id stands for.
 func (x *exchange) intent(id string) (ledger.Payment, error) {
-	p, err := x.stripePayment(id, intentPrefix, paymentPrefix)
+	p, err := x.payment(id, intentPrefix, paymentPrefix)
 	if err == nil && p.Means != ledger.ByMethod {
 		err = errNotFound
 	}
@@ -201,7 +201,7 @@ func (s *Server) stripeListIntents(x *exchange, _ string) error {
 	if err != nil {
 		return err
 	}
-	q, err := ps.page("payment_intent", paymentPrefix, intentPrefix, paymentPrefix)
+	q, err := ps.page("payment_intent", func(id string) (string, bool) { return paymentNamed(id, intentPrefix, paymentPrefix) })
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,7 @@ package web
 import (
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -52,8 +50,9 @@ type stripePage struct {
 	from, to     time.Time // made at from or later, before to; zero: unbounded
 }
 
-// page reads a list's parameters. prefixes are those of the ids that the list shows, as is the prefix of the ledger's.
-func (ps stripeParams) page(kind, as string, prefixes ...string) (q stripePage, err error) {
+// page reads the parameters of a list of so called objects. ledgers turns an id that the list shows into the ledger's own. It need not
+// be there any more: an id is a place in the list.
+func (ps stripeParams) page(kind string, ledgers func(id string) (string, bool)) (q stripePage, err error) {
 	n, found, err := ps.integer("limit")
 	if err != nil {
 		return q, err
@@ -73,11 +72,9 @@ func (ps stripeParams) page(kind, as string, prefixes ...string) (q stripePage, 
 		if !ok {
 			continue
 		}
-		i := slices.IndexFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(p.text, prefix) })
-		if i < 0 {
+		if *c.id, ok = ledgers(p.text); !ok {
 			return q, missing(kind, c.name, p.text)
 		}
-		*c.id = as + strings.TrimPrefix(p.text, prefixes[i])
 	}
 	if q.older != "" && q.newer != "" {
 		return q, &stripeError{status: http.StatusBadRequest, Type: invalidRequest, Code: "parameters_exclusive", Param: "ending_before",

@@ -101,10 +101,10 @@ func (x *exchange) paymentOf(ps stripeParams) (ledger.Payment, error) {
 		return ledger.Payment{}, &stripeError{status: http.StatusBadRequest, Type: invalidRequest, Code: "parameters_exclusive", Param: "charge",
 			Message: "charge is not the charge of payment_intent; name one of them."}
 	case hasCharge:
-		p, err := x.stripePayment(charge.text, chargePrefix, paymentPrefix)
+		p, err := x.payment(charge.text, chargePrefix, paymentPrefix)
 		return p, orMissing(err, "charge", "charge", charge.text)
 	case hasIntent:
-		p, err := x.stripePayment(intent.text, intentPrefix, paymentPrefix)
+		p, err := x.payment(intent.text, intentPrefix, paymentPrefix)
 		if err == nil && p.Means != ledger.ByMethod {
 			err = errNotFound
 		}
@@ -132,7 +132,7 @@ func (s *Server) stripeListRefunds(x *exchange, _ string) error {
 	if err != nil {
 		return err
 	}
-	q, err := ps.page("refund", refundPrefix, refundPrefix)
+	q, err := ps.page("refund", func(id string) (string, bool) { own, ok := ledger.ParseRefundID(id); return string(own), ok })
 	if err != nil {
 		return err
 	}
