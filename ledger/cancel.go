@@ -50,7 +50,7 @@ func (l *Ledger) giveUp(tx *shards.Tx, t tenants.ID, p *Payment, now time.Time) 
 		return false, err
 	}
 	unconfirmed := p.Status == RequiresConfirmation
-	p.Status, p.Sync.State, p.Sync.LastError, p.SettledAt = Canceled, Settled, nil, &now
+	p.Status, p.Sync.State, p.Sync.LastError, p.SettledAt, p.MethodMissing = Canceled, Settled, nil, &now, false
 	e := l.paymentEvent(t, PaymentCanceled, p, now)
 	e.unexposed = unconfirmed
 	tx.Attach(e)
@@ -110,7 +110,7 @@ func (l *Ledger) confirm(ctx context.Context, c *paymentChange, method string) (
 		if err != nil {
 			return err
 		}
-		p.Status, p.TakenOffline = Pending, offline
+		p.Status, p.TakenOffline, p.MethodMissing = Pending, offline, false
 		e := l.paymentEvent(c.tenant, PaymentConfirmed, p, c.at)
 		e.reserved = true
 		tx.Attach(e)

@@ -99,7 +99,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	}
 	var held reservation
 	if p.Unconfirmed {
-		payment.Status = RequiresConfirmation // it is taken when it is confirmed, and counts from then on
+		payment.Status, payment.MethodMissing = RequiresConfirmation, source == "" // it is taken when it is confirmed, and counts from then on
 	} else if held, err = l.reserve(ctx, &tenant, &payment); err != nil {
 		return Payment{}, err
 	}

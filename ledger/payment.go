@@ -71,7 +71,8 @@ type Payment struct {
 	CreatedAt      time.Time         `json:"created_at"`
 	SettledAt      *time.Time        `json:"settled_at"`
 
-	Means Means `json:"-"` // how it is paid
+	Means         Means `json:"-"` // how it is paid
+	MethodMissing bool  `json:"-"` // an unconfirmed intent that names no payment method yet
 }
 
 // Means says how a payment is paid, and so which of the processor's objects it becomes.

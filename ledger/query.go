@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -19,7 +20,7 @@ import (
 
 const paymentColumns = `p.id, p.amount, p.currency, p.status, p.sync, p.attempts, p.first_sent_at, p.last_error, p.upstream_id,
 	p.failure_code, p.failure_decline, p.failure_message, p.amount_refunded, p.order_id, p.user_id, p.taken_offline,
-	p.created_at, p.settled_at, p.source_kind, x.description, x.metadata
+	p.created_at, p.settled_at, p.source_kind, p.source IS NULL, x.description, x.metadata
 	FROM payments p LEFT JOIN payment_extras x ON p.has_extras AND x.tenant = p.tenant AND x.payment_id = p.id`
 
 // scanner is a row, or the present row of many.
@@ -30,8 +31,9 @@ func scanPayment(row scanner) (p Payment, err error) {
 	var firstSent, settled sql.NullInt64
 	var lastError, upstreamID, fCode, fDecline, fMessage, order, user, description, metadata sql.NullString
 	var offline, created int64
+	var noSource bool
 	if err := row.Scan(&id, &p.Amount, &p.Currency, &status, &sync, &p.Sync.Attempts, &firstSent, &lastError, &upstreamID,
-		&fCode, &fDecline, &fMessage, &p.AmountRefunded, &order, &user, &offline, &created, &settled, &means, &description, &metadata); err != nil {
+		&fCode, &fDecline, &fMessage, &p.AmountRefunded, &order, &user, &offline, &created, &settled, &means, &noSource, &description, &metadata); err != nil {
 		return Payment{}, err
 	}
 	p.ID, p.Object, p.Status, p.Sync.State = PaymentID(id), "payment", Status(status), SyncState(sync)
@@ -42,6 +44,7 @@ func scanPayment(row scanner) (p Payment, err error) {
 		p.Failure = &Failure{fCode.String, fDecline.String, fMessage.String}
 	}
 	p.TakenOffline, p.CreatedAt, p.Means = offline != 0, instant(created), Means(means)
+	p.MethodMissing = noSource && p.Status == RequiresConfirmation
 	p.Metadata = map[string]string{}
 	if metadata.Valid {
 		if err := json.Unmarshal([]byte(metadata.String), &p.Metadata); err != nil {
@@ -108,6 +111,17 @@ type Filter struct {
 	Order  string // an order's id
 	Limit  int    // 1 to 100; 0 means 20
 	Cursor string // NextCursor of the page before
+
+	// Older and Newer are places in the list: what stands behind one, or next before it. Newer
+	// without Older gives the page that ends there, and no cursor.
+	Older, Newer PaymentID
+	From, To     time.Time // made at From or later, before To; zero: unbounded
+	Means        Means
+	Confirmed    bool // leaves out intents that wait to be confirmed
+}
+
+func (f *Filter) span(before string) span {
+	return span{prefix: paymentPrefix, older: cmp.Or(before, string(f.Older)), newer: string(f.Newer), from: f.From, to: f.To}
 }
 
 // Page is part of a list, newest first.
@@ -130,8 +144,19 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 		where.WriteString(" AND " + cond)
 		args = append(args, arg)
 	}
-	if before != "" {
-		and("p.id < ?", before)
+	within := f.span(before)
+	if err := within.check(); err != nil {
+		return Page{}, err
+	}
+	within.narrow(func(cond string, arg any) { and("p.id "+cond, arg) })
+	switch f.Means {
+	case ByMethod:
+		where.WriteString(" AND p.source_kind = 'payment_method'") // their own index serves
+	case BySource:
+		where.WriteString(" AND p.source_kind = 'source'")
+	}
+	if f.Confirmed {
+		where.WriteString(" AND p.status <> 'requires_confirmation'")
 	}
 	if f.UserID != "" {
 		and("p.user_id = ?", f.UserID)
@@ -148,7 +173,7 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 	if f.Status == Pending || f.Status == RequiresConfirmation || (f.Sync != "" && f.Sync != Settled) {
 		where.WriteString(" AND p.sync <> 'settled'") // lets the index of open payments serve
 	}
-	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id DESC LIMIT ?`
+	query := `SELECT ` + paymentColumns + ` WHERE p.tenant = ?` + where.String() + ` ORDER BY p.id ` + within.order() + ` LIMIT ?`
 	args = append(args, f.Limit+1)
 
 	files := l.set.All()
@@ -168,8 +193,7 @@ func (l *Ledger) Payments(ctx context.Context, t tenants.ID, f Filter) (Page, er
 		return Page{}, err
 	}
 	var page Page
-	page.Data, page.NextCursor = cutPage(all, f.Limit, id)
-	page.HasMore = page.NextCursor != ""
+	page.Data, page.NextCursor, page.HasMore = cut(&within, all, f.Limit, id)
 	for i := range page.Data {
 		l.addNextAttempt(t, string(page.Data[i].ID), &page.Data[i].Sync)
 	}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -53,6 +54,7 @@ type Refund struct {
 
 	UserID  *string `json:"-"` // of its payment; events tell them
 	OrderID *string `json:"-"`
+	Means   Means   `json:"-"` // of its payment
 }
 
 // NewRefund is a request to give money back.
@@ -126,7 +128,7 @@ func (l *Ledger) createRefund(ctx context.Context, t tenants.ID, key Idempotency
 			return err
 		}
 		r = Refund{ID: id, Object: "refund", PaymentID: pid, Amount: n.Amount, Currency: p.Currency, Status: RefundPending, Sync: Sync{State: Queued},
-			Reason: optional(n.Reason), Metadata: map[string]string{}, CreatedAt: now, UserID: p.UserID, OrderID: p.OrderID}
+			Reason: optional(n.Reason), Metadata: map[string]string{}, CreatedAt: now, UserID: p.UserID, OrderID: p.OrderID, Means: p.Means}
 		maps.Copy(r.Metadata, n.Metadata)
 		if left := p.Amount - p.AmountRefunded; r.Amount == 0 {
 			r.Amount = left
@@ -190,7 +192,7 @@ func (l *Ledger) setAside(tx *shards.Tx, t tenants.ID, p *Payment, amount int64,
 }
 
 const refundColumns = `r.id, r.payment_id, r.amount, r.currency, r.status, r.sync, r.attempts, r.first_sent_at, r.last_error, r.upstream_id,
-	r.failure_code, r.failure_decline, r.failure_message, r.reason, r.metadata, r.created_at, r.settled_at, p.user_id, p.order_id
+	r.failure_code, r.failure_decline, r.failure_message, r.reason, r.metadata, r.created_at, r.settled_at, p.user_id, p.order_id, p.source_kind
 	FROM refunds r JOIN payments p ON p.tenant = r.tenant AND p.id = r.payment_id`
 
 func scanRefund(row scanner) (r Refund, err error) {
@@ -198,7 +200,7 @@ func scanRefund(row scanner) (r Refund, err error) {
 	var lastError, upstreamID, fCode, fDecline, fMessage, reason, metadata, user, order sql.NullString
 	var created int64
 	if err := row.Scan(&r.ID, &r.PaymentID, &r.Amount, &r.Currency, &r.Status, &r.Sync.State, &r.Sync.Attempts, &firstSent, &lastError, &upstreamID,
-		&fCode, &fDecline, &fMessage, &reason, &metadata, &created, &settled, &user, &order); err != nil {
+		&fCode, &fDecline, &fMessage, &reason, &metadata, &created, &settled, &user, &order, &r.Means); err != nil {
 		return Refund{}, err
 	}
 	r.Object, r.CreatedAt, r.SettledAt, r.Sync.FirstSentAt = "refund", instant(created), optionalTime(settled), optionalTime(firstSent)
@@ -244,6 +246,9 @@ type RefundFilter struct {
 	PaymentID string
 	Limit     int    // 1 to 100; 0 means 20
 	Cursor    string // NextCursor of the page before
+
+	Older, Newer RefundID  // as Filter's
+	From, To     time.Time // made at From or later, before To; zero: unbounded
 }
 
 // RefundPage is part of a list, newest first.
@@ -271,18 +276,19 @@ func (l *Ledger) Refunds(ctx context.Context, t tenants.ID, f RefundFilter) (Ref
 		}
 		where, args, files = where+" AND r.payment_id = ?", append(args, f.PaymentID), []*shards.Shard{l.shardOf(pid)}
 	}
-	if before != "" {
-		where, args = where+" AND r.id < ?", append(args, before)
+	within := span{prefix: refundPrefix, older: cmp.Or(before, string(f.Older)), newer: string(f.Newer), from: f.From, to: f.To}
+	if err := within.check(); err != nil {
+		return RefundPage{}, err
 	}
-	query := `SELECT ` + refundColumns + ` WHERE r.tenant = ?` + where + ` ORDER BY r.id DESC LIMIT ?`
+	within.narrow(func(cond string, arg any) { where, args = where+" AND r.id "+cond, append(args, arg) })
+	query := `SELECT ` + refundColumns + ` WHERE r.tenant = ?` + where + ` ORDER BY r.id ` + within.order() + ` LIMIT ?`
 	id := func(r Refund) string { return string(r.ID) }
 	all, err := gather(ctx, files, scanRefund, id, query, append(args, f.Limit+1)...)
 	if err != nil {
 		return RefundPage{}, err
 	}
 	var page RefundPage
-	page.Data, page.NextCursor = cutPage(all, f.Limit, id)
-	page.HasMore = page.NextCursor != ""
+	page.Data, page.NextCursor, page.HasMore = cut(&within, all, f.Limit, id)
 	for i := range page.Data {
 		l.addNextAttempt(t, string(page.Data[i].ID), &page.Data[i].Sync)
 	}

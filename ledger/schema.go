@@ -245,6 +245,7 @@ CREATE INDEX payments_open ON payments (tenant, id) WHERE sync <> 'settled';
 CREATE INDEX payments_failed ON payments (tenant, id) WHERE status = 'failed';
 CREATE INDEX payments_user ON payments (tenant, user_id, id) WHERE user_id IS NOT NULL;
 CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
+CREATE INDEX payments_intents ON payments (tenant, id) WHERE source_kind = 'payment_method';
 
 -- Stands in its payment's slot. The columns that say where it is on its way are those of payments.
 CREATE TABLE refunds (

@@ -57,8 +57,12 @@ func (x *exchange) refuse(p *Problem) {
 	x.problem(p)
 }
 
-// problem answers with a problem.
+// problem answers with a problem, below /v1 in Stripe's form.
 func (x *exchange) problem(p *Problem) {
+	if isStripe(x.r.URL.Path) {
+		x.stripeProblem(p)
+		return
+	}
 	h := x.Header()
 	p.setHeaders(h)
 	h["Content-Type"] = problemTypes
@@ -100,19 +104,28 @@ func (x *exchange) decode(v any) error {
 	if err := checkMediaType(x.r.Header); err != nil {
 		return err
 	}
-	if x.r.ContentLength > bodyMax {
-		return errBodyLarge
-	}
 	buf := x.s.bodies.Get().(*[]byte)
 	defer x.s.bodies.Put(buf)
-	n, err := readUpTo(x.r.Body, *buf)
+	body, err := x.readBody(*buf)
 	if err != nil {
-		return bodyError(err)
+		return err
+	}
+	return decodeObject(body, v)
+}
+
+// readBody reads the whole body into buf, which has room for one byte more than a body may have.
+func (x *exchange) readBody(buf []byte) ([]byte, error) {
+	if x.r.ContentLength > bodyMax {
+		return nil, errBodyLarge
+	}
+	n, err := readUpTo(x.r.Body, buf)
+	if err != nil {
+		return nil, bodyError(err)
 	}
 	if n > bodyMax {
-		return errBodyLarge
+		return nil, errBodyLarge
 	}
-	return decodeObject((*buf)[:n], v)
+	return buf[:n], nil
 }
 
 // readUpTo fills buf until r ends or buf is full.

@@ -76,8 +76,8 @@ func newOrigins(trusted []string) (*origins, error) {
 // What a trusted site's pages may send and read (the Fetch standard's CORS protocol).
 const (
 	corsMethods = "GET, POST, PUT, PATCH, DELETE"
-	corsHeaders = "Authorization, Content-Type, Idempotency-Key, Prefer, X-Tenant-ID"
-	corsExposed = "Idempotent-Replayed, Location, Preference-Applied, Retry-After"
+	corsHeaders = "Authorization, Content-Type, Idempotency-Key, Prefer, Stripe-Version, X-Tenant-ID"
+	corsExposed = "Idempotent-Replayed, Location, Preference-Applied, Request-Id, Retry-After, Stripe-Should-Retry"
 	corsMaxAge  = "600" // seconds that a browser may remember the answer; an operator's change is seen soon
 )
 

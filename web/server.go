@@ -47,6 +47,7 @@ type Ledger interface {
 	Payments
 	Refunds
 	Reviews
+	Intents
 	Users
 	Orders
 	Events
@@ -149,6 +150,7 @@ func New(o Options) (*Server, error) {
 	s.registerStatus()
 	s.registerLinks()
 	s.registerTenants()
+	s.registerStripe()
 	if s.jobs != nil {
 		s.boxQueues = boxQueuesOf(s.jobs)
 		s.registerQueues()
@@ -172,6 +174,9 @@ func New(o Options) (*Server, error) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{ResponseWriter: w, r: r, s: s, route: s.none}
 	defer s.finish(x, time.Now())
+	if isStripe(r.URL.Path) {
+		x.stripeHeaders()
+	}
 	if p := s.receive(x); p != nil {
 		x.refuse(p)
 		return
