@@ -222,12 +222,7 @@ func (w *World) changesProcessor() {
 	if err := w.sim.SetFaults(f); err != nil {
 		w.t.Error(err)
 	}
-	pending := 0.0
-	if w.random.IntN(3) == 0 {
-		pending = 0.3
-	}
-	w.control(`{"retry_after":%q,"latency_ms":%d,"pending":%g,"settle_polls":%d,"settle_ms":%d}`, retryAfter, 1+w.random.IntN(1500), pending,
-		w.random.IntN(4), w.random.IntN(120_000))
+	w.control(`{"retry_after":%q,"latency_ms":%d,"settle_polls":%d,"settle_ms":%d}`, retryAfter, 1+w.random.IntN(1500), w.random.IntN(4), w.random.IntN(120_000))
 }
 
 func (w *World) setsClock() {

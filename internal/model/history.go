@@ -40,7 +40,7 @@ func text(s *string) string {
 func (j *judgement) limited() {
 	for _, p := range j.payments {
 		limits := j.e.Limits[p.shop]
-		if limits == nil || !p.TakenOffline || !j.taken(p) {
+		if limits == nil || !p.TakenOffline || p.ask.Kind == Intend && !j.confirmed[p.ID] {
 			continue
 		}
 		limit, named := limits[p.Currency]
@@ -85,11 +85,6 @@ func (j *judgement) taking(p payment) (xs []Exchange) {
 	return xs
 }
 
-// taken reports whether a payment was taken: an intent that nobody confirmed was not.
-func (j *judgement) taken(p payment) bool {
-	return slices.ContainsFunc(j.taking(p), func(x Exchange) bool { return x.Said != Refused })
-}
-
 // within reports whether a payment was certainly taken within an outage.
 func (j *judgement) within(p payment, o Outage) bool {
 	first, answered := 0, 0
@@ -121,16 +116,14 @@ func (j *judgement) told() {
 	}
 	for _, p := range j.payments {
 		want := []string{"created"}
-		if p.ask.Kind == Intend && slices.Contains(stories[string(p.ID)], "confirmed") {
-			want = append(want, "confirmed") // whether it must be is told by its state
+		settled := p.Status == ledger.Succeeded || p.Status == ledger.Failed
+		if p.ask.Kind == Intend && (settled || p.Status == ledger.Pending || j.confirmed[p.ID]) { // a canceled one may have been confirmed
+			want = append(want, "confirmed")
 		}
 		if p.Status.Final() {
 			want = append(want, string(p.Status))
 		}
 		j.story(string(p.ID), stories, want)
-		if p.ask.Kind == Intend && len(want) < 3 && (p.Status == ledger.Succeeded || p.Status == ledger.Failed) {
-			j.found(Untold, "%s was settled and never confirmed", p.ID)
-		}
 	}
 	for _, r := range j.refunds {
 		want := []string{"created"}

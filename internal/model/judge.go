@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"tenderbox/ledger"
 	"tenderbox/tenants"
@@ -57,6 +58,12 @@ func Judge(e Evidence) []Finding {
 	for _, f := range e.Findings {
 		j.found(Unsound, "%v", f)
 	}
+	for _, c := range e.Cases {
+		// Another amount in the processor's name is a person's, even if it was garbage: that is all that may be.
+		if !e.Garbled || !strings.HasSuffix(c.Reason, "of another amount or currency") {
+			j.found(Undecided, "%s: %s", c.Record, c.Reason)
+		}
+	}
 	j.asked()
 	j.acknowledged()
 	j.refused()
@@ -87,24 +94,30 @@ type refund struct {
 
 // judgement is the evidence in the order in which it is looked for.
 type judgement struct {
-	e        Evidence
-	sent     map[int][]Exchange // by ask
-	payments map[ledger.PaymentID]payment
-	refunds  map[ledger.RefundID]refund
-	charges  map[ledger.PaymentID][]simulator.Effect
-	given    map[ledger.RefundID][]simulator.Effect
-	findings []Finding
+	e         Evidence
+	sent      map[int][]Exchange // by ask
+	payments  map[ledger.PaymentID]payment
+	refunds   map[ledger.RefundID]refund
+	charges   map[ledger.PaymentID][]simulator.Effect
+	given     map[ledger.RefundID][]simulator.Effect
+	confirmed map[ledger.PaymentID]bool // by their events
+	findings  []Finding
 }
 
 func newJudgement(e Evidence) *judgement {
 	j := &judgement{e: e, sent: map[int][]Exchange{}, payments: map[ledger.PaymentID]payment{}, refunds: map[ledger.RefundID]refund{},
-		charges: map[ledger.PaymentID][]simulator.Effect{}, given: map[ledger.RefundID][]simulator.Effect{}}
+		charges: map[ledger.PaymentID][]simulator.Effect{}, given: map[ledger.RefundID][]simulator.Effect{}, confirmed: map[ledger.PaymentID]bool{}}
 	for _, x := range e.Exchanges {
 		j.sent[x.Ask] = append(j.sent[x.Ask], x)
 	}
 	for shop, books := range e.Shops {
 		for _, p := range books.Payments {
 			j.payments[p.ID] = payment{p, shop, j.askFor(string(p.ID), shop, p.Metadata, Pay, Intend)}
+		}
+		for _, e := range books.Events {
+			if e.Type == ledger.PaymentConfirmed {
+				j.confirmed[ledger.PaymentID(e.Subject)] = true
+			}
 		}
 		for _, r := range books.Refunds {
 			j.refunds[r.ID] = refund{r, shop, j.askFor(string(r.ID), shop, r.Metadata, Refund)}

@@ -91,6 +91,7 @@ type Log struct {
 	exchanges []Exchange
 	sights    []Sight
 	outages   []Outage
+	cases     []Case
 	down      bool
 	trace     []string
 }
@@ -166,6 +167,13 @@ func (l *Log) line(down bool) {
 	l.down = down
 }
 
+// review notes what a person was given.
+func (l *Log) review(c Case) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cases = append(l.cases, c)
+}
+
 // Story is the trace of a seed as text.
 func (l *Log) Story() string {
 	l.mu.Lock()
@@ -179,6 +187,8 @@ type Evidence struct {
 	Exchanges []Exchange
 	Sights    []Sight
 	Outages   []Outage
+	Cases     []Case
+	Garbled   bool // the processor has answered garbage, which may have shown another amount
 	Limits    map[tenants.ID]map[string]tenants.OfflineLimit
 
 	// What the box holds in the end, and says of itself.

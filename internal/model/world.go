@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,7 +217,7 @@ func (w *World) quiet() error {
 	if err := w.sim.SetFaults(simulator.Faults{}); err != nil {
 		return err
 	}
-	w.control(`{"retry_after":"","pending":0,"settle_polls":0,"settle_ms":0}`)
+	w.control(`{"retry_after":"","settle_polls":0,"settle_ms":0}`)
 	w.box.calls.Wait()
 	w.box.disk.CutAt(0, nil)
 	if w.box.dead.Load() {
@@ -227,6 +228,9 @@ func (w *World) quiet() error {
 	began := time.Now()
 	for time.Since(began) < quietMax {
 		time.Sleep(min(quietLook, 10*time.Second+time.Since(began)))
+		if err := w.decides(); err != nil {
+			return err
+		}
 		if busy, err := w.busy(); err != nil || !busy {
 			w.log.tracef("nothing left to do after %v, %v", time.Since(began), err)
 			return err
@@ -245,10 +249,8 @@ func (w *World) busy() (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		for _, r := range books.Refunds {
-			if !r.Status.Final() {
-				return true, nil
-			}
+		if slices.ContainsFunc(books.Refunds, func(r ledger.Refund) bool { return !r.Status.Final() }) {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -279,7 +281,8 @@ func (w *World) collect(ctx context.Context) (Evidence, error) {
 	for fault, n := range w.sim.Fired() {
 		w.tally[fault] += int(n)
 	}
-	e.Asks, e.Exchanges, e.Sights, e.Outages = w.log.asks, w.log.exchanges, w.log.sights, w.log.outages
+	e.Asks, e.Exchanges, e.Sights, e.Outages, e.Cases = w.log.asks, w.log.exchanges, w.log.sights, w.log.outages, w.log.cases
+	e.Garbled = w.tally["garbage"] > 0
 	w.tally.exchanges(e)
 	return e, nil
 }
