@@ -18,6 +18,7 @@ type Shard struct {
 	o     *Options
 	log   *slog.Logger
 	queue chan *op
+	ops   sync.Pool // of *op
 
 	writes access // the writer's: forWriting, unless the file is a Derived
 
@@ -175,7 +176,7 @@ func (sh *Shard) update(ctx context.Context, fn func(tx *Tx) error, reserved boo
 	if err := sh.admit(ctx, reserved); err != nil {
 		return err
 	}
-	o := newOp(ctx, fn)
+	o := sh.newOp(ctx, fn)
 	select {
 	case sh.queue <- o:
 	default:
@@ -216,6 +217,7 @@ const (
 
 // op is one Update in the queue.
 type op struct {
+	home  *sync.Pool
 	ctx   context.Context
 	fn    func(tx *Tx) error
 	state atomic.Int32
@@ -223,10 +225,12 @@ type op struct {
 	done  chan struct{} // capacity 1: answering never blocks the writer
 }
 
-var ops = sync.Pool{New: func() any { return &op{done: make(chan struct{}, 1)} }}
-
-func newOp(ctx context.Context, fn func(tx *Tx) error) *op {
-	o := ops.Get().(*op)
+// newOp takes an operation of the shard's own: with those of all shards in one pool, its channel might be of another bubble in a test.
+func (sh *Shard) newOp(ctx context.Context, fn func(tx *Tx) error) *op {
+	o, ok := sh.ops.Get().(*op)
+	if !ok {
+		o = &op{home: &sh.ops, done: make(chan struct{}, 1)}
+	}
 	o.ctx, o.fn, o.err = ctx, fn, nil
 	o.state.Store(opWaiting)
 	return o
@@ -235,7 +239,7 @@ func newOp(ctx context.Context, fn func(tx *Tx) error) *op {
 // free returns an operation that nobody else can see any more.
 func (o *op) free() {
 	o.ctx, o.fn = nil, nil
-	ops.Put(o)
+	o.home.Put(o)
 }
 
 func (o *op) start() bool   { return o.state.CompareAndSwap(opWaiting, opStarted) }

@@ -233,6 +233,14 @@ func (d *Disk) CutAt(n int, f func(Image)) {
 	d.ops, d.cutAt, d.cut = 0, n, f
 }
 
+// Cut is CutAt for this moment: nothing is written while f runs.
+func (d *Disk) Cut(f func(Image)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cut = nil
+	f(d.image())
+}
+
 func (d *Disk) model(path string) *modelFile {
 	f := d.files[path]
 	if f == nil {
