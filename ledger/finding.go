@@ -166,6 +166,10 @@ func (l *Ledger) note(s *send, f *finding) error {
 		return err
 	}
 	same := before.kind == f.kind && before.result == f.result && (f.result != resultPending || before.reason == f.reason)
+	// The first look since the last send that knows the processor's clock dates that send: it has a row of its own.
+	if a, dated := f.evidence.(absence); dated && (before.attempts != s.n-1 || before.noted.IsZero() && !a.Noted.IsZero()) {
+		same = false
+	}
 	if !same {
 		if f.evidence == nil {
 			f.evidence = looks{1}

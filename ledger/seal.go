@@ -37,9 +37,16 @@ func (l *Ledger) accountFor(s *send) (*upstream.Account, error) {
 	return acc, nil
 }
 
-// tooOld reports whether the processor may have forgotten the key that the record was first sent under.
+// tooOld reports whether the processor may have forgotten the key that the record was first sent under. While it has not told the
+// time, as after a start into its errors, that cannot be excluded: the box's own clock may have lost years. Nor can it of a send
+// that this box dated ahead of both clocks.
 func (l *Ledger) tooOld(acc *upstream.Account, s *send) bool {
-	return s.firstSentAt != nil && l.clock.notBefore(acc.Clock()).Sub(*s.firstSentAt) >= l.o.KeyMemory
+	if s.firstSentAt == nil {
+		return false
+	}
+	theirs := acc.Clock()
+	age := l.clock.notBefore(theirs).Sub(*s.firstSentAt)
+	return theirs.IsZero() || age >= l.o.KeyMemory || age < -clockSkewMax
 }
 
 // seal makes the attempt durable before its first byte leaves. A record whose key the processor may have forgotten is not sealed

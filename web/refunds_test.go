@@ -54,6 +54,13 @@ func newTill(t *testing.T) *till {
 		t.Fatal(err)
 	}
 	accounts := upstream.NewAccounts(upstream.Config{URL: url, Key: "sk_test", Timeout: time.Second, ProbeInterval: 20 * time.Millisecond})
+	moved := make(chan struct{}, 1)
+	accounts.OnChange(func(*upstream.Account, upstream.Link) {
+		select {
+		case moved <- struct{}{}:
+		default:
+		}
+	})
 	x.testServer = newTestServer(t, func(o *Options) {
 		if x.book, err = ledger.Open(t.Context(), ledger.Options{Dir: filepath.Join(dir, "shards"), Keyring: keyring, Tenants: o.Tenants, Jobs: engine, Accounts: accounts}); err != nil {
 			t.Fatal(err)
@@ -70,7 +77,18 @@ func newTill(t *testing.T) *till {
 		}
 	})
 	t.Cleanup(func() { stop(); wg.Wait() })
-	return x
+	for {
+		for _, acc := range accounts.List() {
+			if acc.Ready() {
+				return x
+			}
+		}
+		select {
+		case <-moved:
+		case <-t.Context().Done():
+			t.Fatal("the line does not come up")
+		}
+	}
 }
 
 // paid takes a payment and returns its id when it is settled.

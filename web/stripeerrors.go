@@ -108,7 +108,17 @@ func missing(kind, param, id string) *stripeError {
 		status = http.StatusNotFound
 	}
 	return &stripeError{status: status, Type: invalidRequest, Code: "resource_missing", Param: param,
-		Message: "No such " + kind + ": '" + clip(id) + "'"}
+		Message: "No such " + kind + ": '" + shown(id) + "'"}
+}
+
+// shown is an id as it was asked for, if it is one: their digits are no card's.
+func shown(id string) string {
+	if _, ulid, _ := strings.Cut(id, "_"); len(id) <= clipMax {
+		if _, ok := ledger.ParsePaymentID(paymentPrefix + ulid); ok {
+			return id
+		}
+	}
+	return clip(id)
 }
 
 // orMissing names what was looked for if the error says that it is not there.

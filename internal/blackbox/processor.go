@@ -50,7 +50,7 @@ type Post struct {
 	Took     time.Duration
 	Path     string
 	Key      string // Idempotency-Key
-	Payment  string // metadata[tenderbox_payment]
+	Payment  string // metadata[tenderbox_payment]; of a confirmation, which has none, what its key begins with
 	Body     [sha256.Size]byte
 	Status   int // of the answer; 0: the connection was dropped without one
 	Replayed bool
@@ -136,6 +136,9 @@ func (p *Processor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	form, _ := url.ParseQuery(string(body)) // what is no form has no payment in it
 	post := Post{At: time.Now(), Path: r.URL.Path, Key: r.Header.Get("Idempotency-Key"), Payment: form.Get("metadata[tenderbox_payment]"), Body: sha256.Sum256(body)}
+	if post.Payment == "" {
+		post.Payment, _, _ = strings.Cut(post.Key, ":")
+	}
 	p.noteMu.Lock()
 	p.open++
 	p.peak = max(p.peak, p.open)

@@ -54,7 +54,7 @@ func TestModel(t *testing.T) {
 
 func play(t *testing.T, from *template, seed uint64, tally Tally) {
 	w := NewWorld(t, from, seed)
-	e, err := w.Run(t.Context())
+	e, err := w.Live(t.Context())
 	var findings []Finding
 	if err == nil {
 		findings = Judge(e)

@@ -46,8 +46,8 @@ func NewWorld(t testing.TB, from *template, seed uint64) *World {
 	return w
 }
 
-// Run tells the story of the seed: a while of everything at once, then quiet. It returns what there is to judge.
-func (w *World) Run(ctx context.Context) (Evidence, error) {
+// Live tells the story of the seed: a while of everything at once, then quiet. It returns what there is to judge.
+func (w *World) Live(ctx context.Context) (Evidence, error) {
 	if err := w.begin(ctx); err != nil {
 		return Evidence{}, err
 	}
@@ -268,6 +268,7 @@ func (w *World) collect(ctx context.Context) (Evidence, error) {
 		if err := w.tally.books(ctx, w.box.Ledger, shop, books); err != nil {
 			return e, err
 		}
+		w.tells(ctx, shop, books)
 	}
 	if err := w.box.close(); err != nil {
 		return e, fmt.Errorf("close: %w", err)
@@ -285,6 +286,24 @@ func (w *World) collect(ctx context.Context) (Evidence, error) {
 	e.Garbled = w.tally["garbage"] > 0
 	w.tally.exchanges(e)
 	return e, nil
+}
+
+// tells traces what was done for each payment that is not settled, for whoever reads why.
+func (w *World) tells(ctx context.Context, shop tenants.ID, books Books) {
+	for _, p := range books.Payments {
+		if p.Status != ledger.Pending {
+			continue
+		}
+		job, err := w.box.engine.Get(string(shop), ledger.PaymentsQueue, string(p.ID))
+		w.log.tracef("%s is %s; its job: %+v, %v", p.ID, p.Sync.State, job, err)
+		steps, err := w.box.Attempts(ctx, shop, string(p.ID))
+		for _, s := range steps {
+			w.log.tracef("  %d. %s at %v: %s %s", s.N, s.Step, s.At, text(s.Verdict), text(s.Reason))
+		}
+		if err != nil {
+			w.log.tracef("  %v", err)
+		}
+	}
 }
 
 // books reads all that the box holds of a shop's.

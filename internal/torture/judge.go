@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"tenderbox/upstream/simulator"
@@ -253,13 +254,25 @@ func (j *judgement) effects() {
 			switch {
 			case effect.Amount != p.Amount || effect.Currency != p.Currency:
 				j.found(Mismatched, "%s is of %d %s, its payment %s of %d %s", effect.ID, effect.Amount, effect.Currency, id, p.Amount, p.Currency)
-			case effect.IdempotencyKey != id:
-				j.found(Mismatched, "%s was made under key %q, not under its payment's id %s", effect.ID, effect.IdempotencyKey, id)
+			case !isKeyOf(effect.IdempotencyKey, id):
+				j.found(Mismatched, "%s was made under key %q, which is none of its payment's, %s", effect.ID, effect.IdempotencyKey, id)
 			case p.Status == "succeeded" && text(p.UpstreamID) != effect.ID && text(p.UpstreamID) != effect.PaymentIntent:
 				j.found(Mismatched, "%s says that it is %s upstream, and is %s", id, text(p.UpstreamID), effect.ID)
 			}
 		}
 	}
+}
+
+// isKeyOf reports whether a payment is sent under the key: its id, for the confirmation of an intent with its step; behind
+// either, from the second on, the number of its series.
+func isKeyOf(key, payment string) bool {
+	rest, ok := strings.CutPrefix(key, payment)
+	rest = strings.TrimPrefix(rest, ":confirm")
+	if number, found := strings.CutPrefix(rest, ":"); found {
+		n, err := strconv.Atoi(number)
+		return ok && err == nil && n > 1
+	}
+	return ok && rest == ""
 }
 
 // sends looks at every request to the processor: there is a payment behind it with an attempt on record. And at every
@@ -286,7 +299,7 @@ func (j *judgement) sends() {
 	}
 }
 
-// outcomes looks at how each payment ended. One to whose key the processor answers 500 for ever may stay in doubt.
+// outcomes looks at how each payment ended. One to whose key the processor answers 500 for ever may stay in doubt, or be found in its list.
 func (j *judgement) outcomes() {
 	for _, id := range sorted(j.payments) {
 		p, took := j.payments[id], len(j.took[id])
@@ -303,8 +316,6 @@ func (j *judgement) outcomes() {
 			j.found(Misjudged, "%s failed, and yet took effect", id)
 		case p.Status == "succeeded" && declined, p.Status == "failed" && !declined:
 			j.found(Misjudged, "%s: token %s ended %s", id, j.asks[p.ask()].Token, p.Status)
-		case j.stuck[id]:
-			j.found(Misjudged, "%s is %s, but to its key the processor only ever says 500", id, p.Status)
 		}
 	}
 }

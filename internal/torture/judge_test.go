@@ -175,7 +175,7 @@ var defects = []planted{
 		change(e, "default", "pay_4", func(p *Payment) { p.Status = "failed" })
 	}, Misjudged},
 	{"unknown outcome called final", func(e *Evidence) {
-		change(e, "default", "pay_5", func(p *Payment) { p.Status, p.Sync.State = "succeeded", "settled" })
+		change(e, "default", "pay_5", func(p *Payment) { p.Status, p.Sync.State = "failed", "settled" })
 	}, Misjudged},
 	{"final payment changed", func(e *Evidence) {
 		was := *e.Exchanges[2].Payment
