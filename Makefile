@@ -22,7 +22,7 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture tools dist clean
+.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture model tools dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ bench-peers: build ## The same jobs on asynq (Redis), River (PostgreSQL) and Ten
 torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DURATION=)
 	go test -count=1 -v -timeout=120m ./internal/torture -run '^TestTorture(Jobs)?$$' -args \
 	  -rounds=10 -flight=100000 $(if $(SEED),-seed=$(SEED)) $(KNOBS)
+
+model: ## Random worlds in simulated time, each judged by its clients and its processor (SEEDS= SEED=)
+	go test -count=1 -v -timeout=120m ./internal/model -run '^TestModel$$' -args -seeds=$(or $(SEEDS),2000) $(if $(SEED),-seed=$(SEED))
 
 tools: ## Downloads and builds the pinned tools that checks and tests use
 	$(STATICCHECK) -version

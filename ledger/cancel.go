@@ -40,8 +40,9 @@ func (l *Ledger) Cancel(ctx context.Context, t tenants.ID, key IdempotencyKey, i
 // source and what was to be sent are erased, its exposure ends. The waiting settle job finds the
 // payment final and ends by itself.
 func (l *Ledger) giveUp(tx *shards.Tx, t tenants.ID, p *Payment, now time.Time) (canceled bool, err error) {
+	settled := l.settledAt(t, now)
 	n, err := tx.Exec(`UPDATE payments SET status = 'canceled', sync = 'settled', settled_at = ?, source = NULL, last_error = NULL
-		WHERE tenant = ? AND id = ? AND `+provablyUnsent, now.UnixMilli(), string(t), string(p.ID))
+		WHERE tenant = ? AND id = ? AND `+provablyUnsent, settled.UnixMilli(), string(t), string(p.ID))
 	if err != nil || n == 0 {
 		return false, err
 	}

@@ -3,7 +3,13 @@ package ledger
 import (
 	"sync"
 	"time"
+
+	"tenderbox/tenants"
 )
+
+// clockSkewMax is how far another clock may be ahead of the box's before it is
+// believed to be the better one.
+const clockSkewMax = time.Minute
 
 // clock tells the time in the ledger's resolution, and ages that cannot be made
 // younger by setting the wall clock back.
@@ -46,4 +52,17 @@ func (c *clock) notBefore(others ...time.Time) time.Time {
 		}
 	}
 	return t
+}
+
+// settledAt is when what happens to a tenant's payment at now has ended, as far as anybody knows: a box whose clock is
+// behind would call it older than it is once the clock is put right, and keys are kept by this time.
+func (l *Ledger) settledAt(t tenants.ID, now time.Time) time.Time {
+	var theirs time.Time
+	if acc := l.accountOf(t); acc != nil {
+		theirs = acc.Clock()
+	}
+	if known := l.clock.notBefore(theirs); known.Sub(now) > clockSkewMax {
+		return known.Truncate(time.Millisecond)
+	}
+	return now
 }

@@ -101,7 +101,7 @@ func nullText(s string) any {
 // conclude stores what was found out and what follows from it, in one transaction.
 func (l *Ledger) conclude(s *send, f *finding, o outcome) error {
 	now := l.clock.now()
-	o.settledAt = now
+	o.settledAt = l.settledAt(s.tenant, now)
 	return l.apply(s, o, now, func(tx *shards.Tx) error { return l.writeFinding(tx, s, f, now) }, s.n-1, nil)
 }
 

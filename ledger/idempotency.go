@@ -356,15 +356,18 @@ type oldKey struct {
 }
 
 // prune forgets the keys of records that were made, and of payments and refunds that were
-// settled too, before the time given.
+// settled too, before a time that a processor's clock agrees with. What the processor settled it has
+// dated. What only the box's own clock dates, which may have been in 1970, is noted when it is first found past its time,
+// and goes when that was before the time given.
 func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) error {
 	var t, record, key string // how far the table has been read
 	for {
 		n := 0
-		var old []oldKey
+		var old, past []oldKey
 		err := sh.View(ctx, func(tx *shards.Tx) error {
-			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, p.id IS NULL AND r.id IS NULL,
-					coalesce(max(coalesce(p.created_at, r.created_at), coalesce(p.settled_at, r.settled_at)) < ?, 0)
+			rows, err := tx.Query(`SELECT k.tenant, k.record, k.key, k.past_at, p.id IS NULL AND r.id IS NULL,
+					coalesce(max(coalesce(p.created_at, r.created_at), coalesce(p.settled_at, r.settled_at)) < ?, 0),
+					coalesce(p.status = 'canceled', r.voids, 1)
 				FROM idempotency_keys k LEFT JOIN payments p ON p.tenant = k.tenant AND p.id = k.record
 				LEFT JOIN refunds r ON r.tenant = k.tenant AND r.id = k.record
 				WHERE (k.tenant, k.record) > (?, ?) ORDER BY k.tenant, k.record LIMIT ?`, before.UnixMilli(), t, record, fillBatch)
@@ -373,18 +376,38 @@ func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) er
 			}
 			defer rows.Close()
 			for rows.Next() {
-				var other, settled bool
-				if err := rows.Scan(&t, &record, &key, &other, &settled); err != nil {
+				var pastAt sql.NullInt64
+				var other, settled, ours bool
+				if err := rows.Scan(&t, &record, &key, &pastAt, &other, &settled, &ours); err != nil {
 					return err
 				}
-				if n++; settled || other && recordID(record).madeBefore(before) {
-					old = append(old, oldKey{claim{tenants.ID(t), IdempotencyKey(key)}, record})
+				n++
+				if !settled && !(other && recordID(record).madeBefore(before)) {
+					continue
+				}
+				row := oldKey{claim{tenants.ID(t), IdempotencyKey(key)}, record}
+				switch {
+				case !ours || pastAt.Valid && instant(pastAt.Int64).Before(before):
+					old = append(old, row)
+				case !pastAt.Valid:
+					past = append(past, row)
 				}
 			}
 			return rows.Err()
 		})
 		if err == nil && len(old) > 0 {
 			err = k.forget(ctx, sh, old)
+		}
+		if err == nil && len(past) > 0 {
+			err = sh.Update(ctx, func(tx *shards.Tx) error {
+				for _, o := range past {
+					if _, err := tx.Exec(`UPDATE idempotency_keys SET past_at = ? WHERE tenant = ? AND record = ? AND past_at IS NULL`,
+						before.Add(keyRetention).UnixMilli(), string(o.tenant), o.record); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 		}
 		if err != nil || n < fillBatch {
 			return err

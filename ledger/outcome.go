@@ -12,9 +12,6 @@ import (
 )
 
 const (
-	// clockSkewMax is how far the processor's clock may be ahead before it is
-	// believed to be the better one.
-	clockSkewMax = time.Minute
 	// codeUnexpectedState is the processor's refusal to confirm an intent whose state is past that: it may have been charged.
 	codeUnexpectedState = "payment_intent_unexpected_state"
 	// codeRefunded is its refusal to give back what was given back.
@@ -96,10 +93,7 @@ func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.T
 	now := l.clock.now()
 	a := s.withoutToken(answer)
 	o := s.outcomeOf(a)
-	o.settledAt = now
-	if a.Date.Sub(now) > clockSkewMax {
-		o.settledAt = a.Date // the box's clock is behind; keys are kept by this time
-	}
+	o.settledAt = l.settledAt(s.tenant, now)
 	proof, err := proofOf(&a.Object)
 	if err != nil {
 		return o, err

@@ -138,7 +138,8 @@ func (l *Ledger) createRefund(ctx context.Context, t tenants.ID, key Idempotency
 		}
 		var settled any // NULL
 		if voids {
-			r.Status, r.Sync.State, r.SettledAt, settled = RefundDone, Settled, &now, now.UnixMilli()
+			at := l.settledAt(t, now)
+			r.Status, r.Sync.State, r.SettledAt, settled = RefundDone, Settled, &at, at.UnixMilli()
 		} else {
 			tx.Attach(l.refundEvent(t, RefundCreated, &r, now))
 		}

@@ -269,7 +269,8 @@ func TestRefundIsRepeatable(t *testing.T) {
 	b.sound()
 }
 
-// A key is kept for a week after its refund was settled, and as long as it is not.
+// A key is kept for a week after its refund was settled, and as long as it is not. What only the box's own clock dates, such as what
+// never left, is kept a week longer: the clock may have been wrong.
 func TestRefundsKeyIsKept(t *testing.T) {
 	clock := &manualClock{at: time.Now()}
 	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
@@ -280,17 +281,19 @@ func TestRefundsKeyIsKept(t *testing.T) {
 	b.refund("void", void)
 	other := b.pay("other", validPayment())
 	b.cancel("cancel", other.ID)
-	clock.add(8 * 24 * time.Hour)
-	for _, sh := range b.set.All() {
-		if err := b.keys.prune(t.Context(), sh, clock.now().Add(-keyRetention)); err != nil {
-			t.Fatal(err)
+	for _, left := range []int{5, 1} {
+		clock.add(8 * 24 * time.Hour)
+		for _, sh := range b.set.All() {
+			if err := b.keys.prune(t.Context(), sh, clock.now().Add(-keyRetention)); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if again, replayed, err := b.CreateRefund(t.Context(), testTenant, "open", n); err != nil || !replayed || again.ID != r.ID {
-		t.Errorf("of an unsettled one: %+v, %v", again, err)
-	}
-	if b.keys.size() != 1 {
-		t.Errorf("%d keys are kept", b.keys.size())
+		if again, replayed, err := b.CreateRefund(t.Context(), testTenant, "open", n); err != nil || !replayed || again.ID != r.ID {
+			t.Errorf("of an unsettled one: %+v, %v", again, err)
+		}
+		if b.keys.size() != left {
+			t.Errorf("%d keys are kept, want %d", b.keys.size(), left)
+		}
 	}
 	b.sound()
 }

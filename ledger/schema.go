@@ -286,6 +286,9 @@ ALTER TABLE attempts ADD COLUMN step TEXT;       -- charge, create, confirm or r
 ALTER TABLE attempts ADD COLUMN credential TEXT; -- names the API key that it was sent with, and is none
 ALTER TABLE attempts ADD COLUMN their_time INTEGER; -- the processor's clock when it was sealed, if it was known
 
+-- When, by the processor's clock, a key was first found past its time though only the box's own clock says so; NULL: not yet.
+ALTER TABLE idempotency_keys ADD COLUMN past_at INTEGER;
+
 -- What was found out about a record without sending it: polls, look-ups, and a person's verdict.
 CREATE TABLE findings (
 	tenant     TEXT    NOT NULL,

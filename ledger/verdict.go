@@ -116,7 +116,7 @@ func (l *Ledger) decide(ctx context.Context, t tenants.ID, id, kind string, v *V
 		}
 	}
 	now := l.clock.now()
-	o.settledAt = now
+	o.settledAt = l.settledAt(s.tenant, now)
 	err = l.apply(s, o, now, func(tx *shards.Tx) error {
 		if err := s.stillInReview(tx, &o); err != nil {
 			if errors.Is(err, sql.ErrNoRows) {
