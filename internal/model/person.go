@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 
 	"tenderbox/ledger"
@@ -73,7 +74,11 @@ func (w *World) decide(shop tenants.ID, id string, s ledger.Sync, v ledger.Verdi
 	} else {
 		_, err = w.box.Resolve(w.box.ctx, shop, id, v)
 	}
-	if err != nil {
+	var refusal *ledger.Error
+	switch {
+	case errors.As(err, &refusal) && refusal.Kind == ledger.Unavailable:
+		w.log.tracef("not now: %v", err) // and is asked again
+	case err != nil:
 		return fmt.Errorf("verdict about %s: %w", id, err)
 	}
 	return nil
