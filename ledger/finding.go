@@ -130,20 +130,11 @@ func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream
 		end.object, end.looked = o.ID, true
 		return rest, cmp.Or(l.conclude(s, f, end), wish)
 	}
-	return l.differs(s, f, fmt.Sprintf("the processor holds a %s for it of another amount or currency", o.Kind))
-}
-
-// differs gives the record to a person if the look before this one has told the same: one answer alone may be garbled.
-func (l *Ledger) differs(s *send, f *finding, what string) (next, error) {
-	before, err := l.lastFinding(s)
-	if err != nil {
-		return rest, err
+	f.result, f.reason = resultUndecided, fmt.Sprintf("the processor holds a %s for it of another amount or currency", o.Kind)
+	if before, err := l.lastFinding(s); f.kind == kindPoll && (err != nil || before.kind != kindPoll || before.reason != f.reason) {
+		return rest, cmp.Or(err, l.note(s, f), error(&later{reason: f.reason})) // one answer alone may be garbled
 	}
-	f.result, f.reason = resultUndecided, what
-	if before.kind == f.kind && before.result == f.result && before.reason == what {
-		return rest, l.review(s, f, what)
-	}
-	return rest, cmp.Or(l.note(s, f), error(&later{reason: what}))
+	return rest, l.review(s, f, f.reason)
 }
 
 // lostFailure puts into words a refusal whose answer was lost: the object alone says little of why.

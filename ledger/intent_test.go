@@ -253,3 +253,26 @@ func TestIntentSealedByAnOlderProgram(t *testing.T) {
 	}
 	b.sound()
 }
+
+// One answer that names another amount may be garbled; a second one is the processor's word, and a person's affair.
+func TestPolledAmountIsAskedForTwice(t *testing.T) {
+	for _, garbled := range []bool{true, false} {
+		f := newFront(t)
+		b := openFronted(t, f)
+		id := b.pay("", validPayment()).ID
+		f.answering("POST charges", 200, `{"object":"charge","id":"ch_1","amount":1999,"currency":"usd","status":"pending"}`)
+		b.mustWait(string(id))
+		f.answering("GET charges/…", 200, `{"object":"charge","id":"ch_1","amount":2000,"currency":"usd","status":"succeeded"}`)
+		b.mustWait(string(id))
+		if garbled {
+			f.answering("GET charges/…", 200, `{"object":"charge","id":"ch_1","amount":1999,"currency":"usd","status":"succeeded"}`)
+		}
+		if err := b.step(string(id)); err != nil {
+			t.Fatal(err)
+		}
+		if p := b.now(id); garbled != (p.Status == Succeeded) || garbled == (p.Sync.State == Review) {
+			t.Errorf("garbled once %v: %s, %s", garbled, p.Status, p.Sync.State)
+		}
+		b.sound()
+	}
+}
