@@ -78,13 +78,13 @@ func TestDateOfAnotherTenantsProcessor(t *testing.T) {
 // INV-29: a box that starts in 1970 knows no age until its processor has told the time. Its errors do not tell it, and must not be
 // taken for a line over which an old payment may be sent again under a key that is forgotten.
 func TestNothingIsYoungBeforeTheTimeIsKnown(t *testing.T) {
-	now := time.Now()
-	b := openBox(t, t.TempDir(), testOptions{idle: true, now: func() time.Time { return now }})
+	clock := &manualClock{at: time.Now()}
+	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
 	b.accountOf(testTenant).Get(t.Context(), "/charges?limit=1")
 	p := b.pay("k", validPayment())
 	must(b.sealOnly(string(p.ID)))(t) // sent, and cut short
 
-	now = time.Unix(0, 0)
+	clock.set(time.Unix(0, 0))
 	b.pay("later", validPayment()) // so that 1970 is also what the box wrote last
 	b = b.reopen(nil)
 	if err := b.sim.SetFaults(simulator.Faults{Error500: 1}); err != nil {
@@ -97,7 +97,7 @@ func TestNothingIsYoungBeforeTheTimeIsKnown(t *testing.T) {
 	if err := b.sim.SetFaults(simulator.Faults{}); err != nil {
 		t.Fatal(err)
 	}
-	now = time.Now()
+	clock.set(time.Now())
 	b.accountOf(testTenant).Get(t.Context(), "/charges?limit=1")
 	if _, err := b.sealOnly(string(p.ID)); err != nil {
 		t.Errorf("seconds old, as the processor says: %v", err)
@@ -106,12 +106,12 @@ func TestNothingIsYoungBeforeTheTimeIsKnown(t *testing.T) {
 
 // A send that both clocks put into the future was dated by a clock that ran ahead: its key may be as old as anything.
 func TestSendFromTheFuture(t *testing.T) {
-	now := time.Now().Add(10 * 365 * 24 * time.Hour)
-	b := openBox(t, t.TempDir(), testOptions{idle: true, now: func() time.Time { return now }})
+	clock := &manualClock{at: time.Now().Add(10 * 365 * 24 * time.Hour)}
+	b := openBox(t, t.TempDir(), testOptions{idle: true, now: clock.now})
 	p := b.pay("k", validPayment())
 	must(b.sealOnly(string(p.ID)))(t) // no answer yet since the start: the box's clock alone dates it
 
-	now = time.Now()
+	clock.set(time.Now())
 	for i := range len(b.set.All()) * 4 { // the latest that each shard has written
 		b.pay(fmt.Sprint("later", i), validPayment())
 	}

@@ -234,6 +234,12 @@ func (c *manualClock) now() time.Time {
 	return c.at
 }
 
+func (c *manualClock) set(at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = at
+}
+
 func (c *manualClock) add(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
