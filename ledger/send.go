@@ -63,6 +63,7 @@ type send struct {
 	n       int    // number of the next attempt, from 1
 	key     string // upstream idempotency key
 	keyHash string // of the client's key, as sends carry it; "" without one
+	owner   string // names box and tenant at the processor, to the box alone
 	path    string
 	token   string // the source, so that no text tells it
 	body    []byte // exact bytes
@@ -248,6 +249,7 @@ func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) er
 		}
 		s.token = string(token)
 	}
+	s.owner = l.keys.ownerMark(s.tenant)
 	if s.keyHash != "" {
 		s.keyHash = l.keys.upstreamHash(s.tenant, IdempotencyKey(s.keyHash))
 	}
@@ -283,18 +285,19 @@ const (
 	markPayment = reservedMetadata + "payment"
 	markRefund  = reservedMetadata + "refund"
 	markKey     = reservedMetadata + "key"
+	markOwner   = reservedMetadata + "owner"
 )
 
 // metadataSentMax is how many metadata keys of the client's are sent: the
-// processor takes 50, two are the box's own. The box keeps all.
-const metadataSentMax = metadataKeysMax - 2
+// processor takes 50, up to three are the box's own. The box keeps all.
+const metadataSentMax = metadataKeysMax - 3
 
 // encode makes the exact bytes of the step.
 func (s *send) encode() (path string, body []byte) {
 	if s.step == confirm {
 		return upstream.ConfirmRequest{Intent: s.upstreamID}.Encode()
 	}
-	metadata := map[string]string{markPayment: string(s.payment.ID)}
+	metadata := map[string]string{markPayment: string(s.payment.ID), markOwner: s.owner}
 	add := func(of map[string]string) {
 		names := slices.Sorted(maps.Keys(of))
 		for _, name := range names[:min(len(names), metadataSentMax)] {
