@@ -33,25 +33,31 @@ const (
 // daily compares each tenant's days with the processor's lists, each day once.
 type daily struct {
 	*Ledger
-	done  map[tenants.ID]string    // the last day that is done, or has nothing to be done
-	tried map[tenants.ID]time.Time // when a day could not be read whole
+	done  map[tenants.ID]string           // the last day that is done, or has nothing to be done
+	tried map[tenants.ID]time.Time        // when a day could not be read whole
+	ready map[*upstream.Account]time.Time // since when an account could be asked whenever it was looked at
 }
 
 func newDaily(l *Ledger) *daily {
-	return &daily{l, map[tenants.ID]string{}, map[tenants.ID]time.Time{}}
+	return &daily{l, map[tenants.ID]string{}, map[tenants.ID]time.Time{}, map[*upstream.Account]time.Time{}}
 }
 
 // reconcileDaily works until ctx ends. What is done stands in the shards, so that a start goes on where the process before was.
 func (l *Ledger) reconcileDaily(ctx context.Context) error {
 	d := newDaily(l)
 	for {
-		for _, t := range l.tenants.List() {
-			if err := d.look(ctx, t.ID); err != nil && ctx.Err() == nil {
-				l.log.Warn("a day is not reconciled yet", "tenant", string(t.ID), "err", err)
-			}
-		}
+		d.round(ctx)
 		if pause(ctx, dailyLook) != nil {
 			return nil
+		}
+	}
+}
+
+// round looks after every tenant. What goes wrong with one is tried again in the next.
+func (d *daily) round(ctx context.Context) {
+	for _, t := range d.tenants.List() {
+		if err := d.look(ctx, t.ID); err != nil && ctx.Err() == nil {
+			d.log.Warn("a day is not reconciled yet", "tenant", string(t.ID), "err", err)
 		}
 	}
 }
@@ -99,10 +105,20 @@ func (d *daily) look(ctx context.Context, t tenants.ID) error {
 // calm reports whether the account can be asked, has been for a while, and agrees with the box about the time: else nobody knows what
 // yesterday is.
 func (d *daily) calm(acc *upstream.Account, now time.Time) bool {
-	if acc == nil || !acc.Ready() || now.Sub(acc.Link().Since) < dailyCalm {
+	if acc == nil {
 		return false
 	}
+	if !acc.Ready() {
+		delete(d.ready, acc)
+		return false
+	}
+	if d.ready[acc].IsZero() {
+		d.ready[acc] = now
+	}
 	theirs := acc.Clock()
+	if now.Sub(d.ready[acc]) < dailyCalm {
+		return false
+	}
 	return !theirs.IsZero() && theirs.Sub(now).Abs() < dailyCalm
 }
 
