@@ -55,7 +55,10 @@ func TestDailyOnce(t *testing.T) {
 	b.pass(f, dailyCalm)
 	d.mustLook(t)
 	want("2026-11-22 equal")
-	b.pass(f, time.Hour) // 0:35
+	b.pass(f, 45*time.Minute) // 0:20
+	d.mustLook(t)
+	want("2026-11-22 equal")
+	b.pass(f, 15*time.Minute) // 0:35
 	d.mustLook(t)
 	want("2026-11-23 equal", "2026-11-22 equal")
 	r := must(b.Reconciliations(t.Context(), testTenant, 1, ""))(t).Data[0]
@@ -220,14 +223,18 @@ func TestDailyDifferenceMended(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	amount(1)
 	d := newDaily(b.Ledger)
 	d.mustLook(t)
 	b.pass(f, 24*time.Hour)
+	day := noon.Add(-12 * time.Hour)
+	if r := must(b.Reconcile(t.Context(), testTenant, day, day.Add(24*time.Hour)))(t); r.Status != Equal {
+		t.Fatalf("%+v", r)
+	}
+	f.clock.add(time.Second)
+	amount(1)
 	d.mustLook(t)
 	amount(1999)
 	f.clock.add(time.Second)
-	day := noon.Add(-12 * time.Hour)
 	for _, short := range []time.Duration{time.Second, 0} {
 		if !b.alarmed() {
 			t.Fatal("no alarm")

@@ -437,8 +437,8 @@ func TestReconcileEdges(t *testing.T) {
 	}{
 		"made before, known after":               {0, time.Second, 2 * time.Second},
 		"made and known before":                  {0, time.Second, 0},
-		"known before, their clock says after":   {2 * time.Minute, time.Second, 0},
-		"known after, their clock says before":   {-2 * time.Minute, -time.Second, 0},
+		"known before, their clock says after":   {50 * time.Second, time.Second, 0},
+		"known after, their clock says before":   {-50 * time.Second, -time.Second, 0},
 		"made at midnight":                       {0, 0, 0},
 		"made before, known two days later":      {0, time.Hour, 48 * time.Hour},
 		"made within the margin, known later on": {0, 10 * time.Minute, 3 * time.Hour},
@@ -470,6 +470,19 @@ func TestReconcileEdges(t *testing.T) {
 			}
 			if compared != 1 {
 				t.Errorf("compared %d times", compared)
+			}
+			if asked := f.count("GET charges/…"); (asked == 1) != (c.made >= time.Hour) {
+				t.Errorf("asked for %d times: what is near is in the list", asked)
+			}
+			if c.made >= time.Hour {
+				return
+			}
+			if err := b.sim.Alter(*b.now(id).UpstreamID, simulator.Altered{Amount: 1}); err != nil {
+				t.Fatal(err)
+			}
+			from := b.now(id).SettledAt.Truncate(24 * time.Hour)
+			if r := must(b.Reconcile(t.Context(), testTenant, from, from.Add(24*time.Hour)))(t); r.Total != 1 || r.Kinds[OtherAmount] != 1 {
+				t.Errorf("%+v", r)
 			}
 			b.sound()
 		})
