@@ -391,6 +391,11 @@ func TestReconcileKeepsTenantsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	his = must(b.Payment(t.Context(), other, string(his.ID)))(t)
+	for i, owner := range []tenants.ID{testTenant, other} {
+		if got := b.sim.Ledger().Charges[i].Metadata[markOwner]; got != b.keys.ownerMark(owner) || got == "" || strings.Contains(got, string(owner)) {
+			t.Errorf("%s's charge is marked %q", owner, got)
+		}
+	}
 	lostOfHis := string(newIDs().payment(noon, 7))
 	form := marked(lostOfHis, "500")
 	form.Set("metadata["+markOwner+"]", b.keys.ownerMark(other))
