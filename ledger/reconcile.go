@@ -252,8 +252,8 @@ func (c *comparison) sweep(ctx context.Context, path string) error {
 
 // see notes an object. false: there is no room for it.
 func (c *comparison) see(path string, o *upstream.Object) bool {
-	at := time.Unix(o.Created, 0)
-	inside := !at.Before(c.r.From) && at.Before(c.r.To)
+	at := time.Unix(o.Created, 0) // whole seconds: one that the span cuts lies within it
+	inside := !at.Before(c.r.From.Truncate(time.Second)) && at.Before(c.r.To)
 	seen := &theirs{Side: Side{o.Amount, o.Currency, o.Status}, id: o.ID, inside: inside, pay: o.Metadata[markPayment]}
 	if mark := o.Metadata[markOwner]; mark != "" {
 		seen.marked, seen.mine = true, mark == c.owner
