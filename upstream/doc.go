@@ -15,7 +15,7 @@
 // # Main types
 //
 //   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
-//   - Account sends (Enter, Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
+//   - Account sends (Enter, Post, Get; Look and Sweep for who is in no hurry) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
 //   - Answer is the typed result.
 //
 // Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
