@@ -152,16 +152,23 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.isolated(p.shard, err)
 		return
 	}
-	if err = l.verifyAnchor(ctx, p, newChain(l.keyring)); err == nil {
+	if err = l.takeOver(ctx, p); err == nil {
+		err = l.verifyAnchor(ctx, p, newChain(l.keyring))
+	}
+	if err == nil {
 		p.verified.Store(true)
 		if err = l.refresh(ctx, p); err == nil {
 			err = l.readLatest(ctx, p.shard)
+		}
+		if err == nil {
+			err = l.beginEpoch(ctx, p)
 		}
 		p.verified.Store(err == nil)
 	}
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
+		l.alarmCopy(p)
 		if err := l.keys.fillShard(ctx, p.shard, fillAtOpen); err != nil {
 			l.log.Warn("idempotency keys not indexed yet", "shard", p.shard.ID(), "err", err) // Run goes on with it
 		}

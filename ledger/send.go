@@ -186,16 +186,17 @@ func (s *send) scanRefund(tx *shards.Tx) (err error) {
 	if err != nil {
 		return err
 	}
-	var account, paidTo sql.NullString
-	if err := tx.QueryRow(`SELECT r.account, p.account, r.series, r.resolve_first FROM refunds r
-		JOIN payments p ON p.tenant = r.tenant AND p.id = r.payment_id WHERE r.tenant = ? AND r.id = ?`,
-		string(s.tenant), s.id).Scan(&account, &paidTo, &s.series, &s.resolveFirst); err != nil {
+	var account, paidTo, key sql.NullString
+	if err := tx.QueryRow(`SELECT r.account, p.account, r.series, r.resolve_first, k.key FROM refunds r
+		JOIN payments p ON p.tenant = r.tenant AND p.id = r.payment_id
+		LEFT JOIN idempotency_keys k ON k.tenant = r.tenant AND k.record = r.id WHERE r.tenant = ? AND r.id = ?`,
+		string(s.tenant), s.id).Scan(&account, &paidTo, &s.series, &s.resolveFirst, &key); err != nil {
 		return err
 	}
 	s.payment, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(s.tenant), string(s.refund.PaymentID)))
 	r := &s.refund
 	s.final, s.state, s.createdAt, s.firstSentAt = r.Status != RefundPending, r.Sync.State, r.CreatedAt, r.Sync.FirstSentAt
-	s.account, s.n = account.String, r.Sync.Attempts+1
+	s.account, s.keyHash, s.n = account.String, key.String, r.Sync.Attempts+1
 	if s.account == "" {
 		s.account = paidTo.String // money goes back the way it came
 	}
@@ -286,8 +287,8 @@ const (
 )
 
 // metadataSentMax is how many metadata keys of the client's are sent: the
-// processor takes 50, two are the box's own. The box keeps all.
-const metadataSentMax = metadataKeysMax - 2
+// processor takes 50, up to three are the box's own. The box keeps all.
+const metadataSentMax = metadataKeysMax - 3
 
 // encode makes the exact bytes of the step.
 func (s *send) encode() (path string, body []byte) {
@@ -295,6 +296,9 @@ func (s *send) encode() (path string, body []byte) {
 		return upstream.ConfirmRequest{Intent: s.upstreamID}.Encode()
 	}
 	metadata := map[string]string{markPayment: string(s.payment.ID)}
+	if s.keyHash != "" {
+		metadata[markKey] = s.keyHash
+	}
 	add := func(of map[string]string) {
 		names := slices.Sorted(maps.Keys(of))
 		for _, name := range names[:min(len(names), metadataSentMax)] {
@@ -317,9 +321,6 @@ func (s *send) encode() (path string, body []byte) {
 			r.Charge = *s.payment.UpstreamID
 		}
 		return r.Encode()
-	}
-	if s.keyHash != "" {
-		metadata[markKey] = s.keyHash
 	}
 	add(s.payment.Metadata)
 	r := upstream.ChargeRequest{Amount: s.payment.Amount, Currency: s.payment.Currency, Metadata: metadata}
