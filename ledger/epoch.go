@@ -113,7 +113,7 @@ func (l *Ledger) beginEpoch(ctx context.Context, p *part) error {
 				}
 			}
 		}
-		_, err = tx.Exec(`INSERT INTO epochs (epoch, seq) VALUES (?, ?)`, int64(now.n), int64(now.seq))
+		_, err = tx.Exec(`INSERT /* box */ INTO epochs (epoch, seq) VALUES (?, ?)`, int64(now.n), int64(now.seq))
 		return err
 	})
 	if err == nil {
@@ -123,8 +123,29 @@ func (l *Ledger) beginEpoch(ctx context.Context, p *part) error {
 	return err
 }
 
-// dateEpoch writes down when the shard's epoch began, as soon as a processor has told the time: a box whose clock stands at 1970 does
-// not know, and would call the epoch old when its clock is put right.
+// ageEpochs dates the shards' epochs as soon as a processor has told the time: a box whose clock stands at 1970 does not know it, and would
+// call the epoch old when its clock is put right.
+func (l *Ledger) ageEpochs(ctx context.Context) {
+	var told []time.Time
+	for _, acc := range l.accounts.List() {
+		if theirs := acc.Clock(); !theirs.IsZero() {
+			told = append(told, theirs)
+		}
+	}
+	for _, p := range l.parts {
+		if p.shard.Err() != nil || p.epoch() == nil {
+			continue
+		}
+		if len(told) > 0 {
+			if err := l.dateEpoch(ctx, p, l.clock.notBefore(told...)); err != nil && ctx.Err() == nil {
+				l.log.Warn("epoch not dated", "shard", p.shard.ID(), "err", err)
+			}
+		}
+		l.alarmCopy(p)
+	}
+}
+
+// dateEpoch writes down when the shard's epoch began, if it is not known yet.
 func (l *Ledger) dateEpoch(ctx context.Context, p *part, known time.Time) error {
 	es := *p.epochs.Load()
 	e := p.epoch()
@@ -134,7 +155,7 @@ func (l *Ledger) dateEpoch(ctx context.Context, p *part, known time.Time) error 
 	es = slices.Clone(es)
 	es[len(es)-1].began = known.UTC().Truncate(time.Millisecond)
 	err := p.shard.Update(ctx, func(tx *shards.Tx) error {
-		_, err := tx.Exec(`UPDATE epochs SET began_at = ? WHERE epoch = ? AND began_at IS NULL`, known.UnixMilli(), int64(e.n))
+		_, err := tx.Exec(`UPDATE /* box */ epochs SET began_at = ? WHERE epoch = ? AND began_at IS NULL`, known.UnixMilli(), int64(e.n))
 		return err
 	})
 	if err == nil {

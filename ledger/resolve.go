@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"time"
 
-	"tenderbox/tenants"
 	"tenderbox/upstream"
 )
 

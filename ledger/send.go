@@ -286,10 +286,6 @@ const (
 	markKey     = reservedMetadata + "key"
 )
 
-// metadataSentMax is how many metadata keys of the client's are sent: the
-// processor takes 50, up to three are the box's own. The box keeps all.
-const metadataSentMax = metadataKeysMax - 3
-
 // encode makes the exact bytes of the step.
 func (s *send) encode() (path string, body []byte) {
 	if s.step == confirm {
@@ -301,7 +297,8 @@ func (s *send) encode() (path string, body []byte) {
 	}
 	add := func(of map[string]string) {
 		names := slices.Sorted(maps.Keys(of))
-		for _, name := range names[:min(len(names), metadataSentMax)] {
+		// The processor takes as many as the box does, and some are the box's own. The box keeps all.
+		for _, name := range names[:min(len(names), metadataKeysMax-len(metadata))] {
 			metadata[name] = of[name]
 		}
 	}
