@@ -245,7 +245,7 @@ func TestCopyGoesOnWithTheJournal(t *testing.T) {
 	if b.raised("queue_lost") {
 		t.Errorf("the queue counts as lost: %v", b.alarms.of(""))
 	}
-	next := b.settled(b.pay("after", validPayment()).ID)
+	next := b.settled(b.pay("", validPayment()).ID)
 	seen := map[EventID]int{}
 	for _, r := range log.await(t, 26) {
 		if seen[r.id]++; seen[r.id] > 1 {
