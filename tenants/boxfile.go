@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -81,13 +82,16 @@ func verifyCopy(path string) error {
 }
 
 // placeCopy puts a copy of the copy at path; the copy itself stays, should that one be damaged again.
-func placeCopy(path string) error {
-	from, err := os.Open(path + copySuffix)
+func placeCopy(path string) error { return copyOver(path+copySuffix, path) }
+
+// copyOver replaces a file by a copy of another one.
+func copyOver(from, path string) error {
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	err = replaceFile(path, func(to *os.File) error { _, err := io.Copy(to, from); return err })
-	return errors.Join(err, from.Close())
+	err = replaceFile(path, func(to *os.File) error { _, err := io.Copy(to, in); return err })
+	return errors.Join(err, in.Close())
 }
 
 // writeCopy copies the open store to its copy file, whole or not at all.
@@ -100,14 +104,18 @@ func writeCopy(st *store.Store) error {
 	return nil
 }
 
-// replaceFile writes a file whole or not at all: beside it, synced, renamed over it, the folder synced.
+// replaceFile writes a file whole or not at all: beside it, synced, renamed over it, the folder synced. It stays the property of
+// whoever has the old one: root may do the work of the box's user.
 func replaceFile(path string, write func(*os.File) error) error {
 	tmp := path + ".new"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	err = write(f)
+	err = errors.Join(keepOwner(f, path), f.Chmod(0o600)) // a leftover may have been open to others
+	if err == nil {
+		err = write(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -119,6 +127,21 @@ func replaceFile(path string, write func(*os.File) error) error {
 		return errors.Join(err, os.Remove(tmp))
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+func keepOwner(f *os.File, of string) error {
+	old, err := os.Stat(of)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	owner, ok := old.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) == os.Geteuid() {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 // syncDir makes the names in a folder durable.
