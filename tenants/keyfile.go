@@ -130,11 +130,12 @@ func (k *Keyring) Resealed() (*Keyring, error) {
 
 // ForgetOld drops from the file every key that neither seals nor derives. What they sealed cannot be opened any more.
 func (k *Keyring) ForgetOld() (*Keyring, error) {
-	next := k.withoutOld()
+	next := k.WithoutOld()
 	return next, next.save()
 }
 
-func (k *Keyring) withoutOld() *Keyring {
+// WithoutOld is the keyring that [Keyring.ForgetOld] would leave, while the file stays as it is.
+func (k *Keyring) WithoutOld() *Keyring {
 	next := *k
 	next.open, next.resealing = k.open[len(k.open)-1:], false
 	return &next

@@ -142,7 +142,7 @@ func (r *Registry) resealHook(k, v []byte) ([]byte, bool, error) {
 func (r *Registry) Forget(ctx context.Context) error {
 	r.changeMu.Lock()
 	defer r.changeMu.Unlock()
-	return r.keepKeys(ctx, r.kr.withoutOld().record())
+	return r.keepKeys(ctx, r.kr.WithoutOld().record())
 }
 
 // Compact writes the file and its copy anew, without the free pages in which values under older keys may still stand. Close the store

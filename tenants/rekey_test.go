@@ -292,7 +292,7 @@ func TestOlderKeyFileIsRefused(t *testing.T) {
 	var err error
 	b.Registry, err = Open(b.st, b.kr, Options{})
 	check(t, err)
-	old, forgotten := before, b.kr.withoutOld()
+	old, forgotten := before, b.kr.WithoutOld()
 	for name, k := range map[string]*Keyring{"from before": old, "that forgot": forgotten} {
 		if _, err := Open(b.st, k, Options{}); !errors.Is(err, ErrKeyFile) || !strings.Contains(err.Error(), k.Path()) {
 			t.Errorf("a file %s: %v", name, err)
