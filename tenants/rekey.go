@@ -26,6 +26,13 @@ func (r *Registry) KeepKeys(ctx context.Context) error {
 	return r.keepKeys(ctx, r.kr.record())
 }
 
+// KeysKept reports whether that was done, so that the keyring is known to be the box's.
+func (r *Registry) KeysKept() bool {
+	r.changeMu.Lock()
+	defer r.changeMu.Unlock()
+	return r.keys != nil
+}
+
 func (r *Registry) keepKeys(ctx context.Context, rec keysRecord) error {
 	if r.keys != nil && r.keys.Derives == rec.Derives && slices.Equal(r.keys.Opens, rec.Opens) {
 		return nil
