@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -104,15 +103,14 @@ func writeCopy(st *store.Store) error {
 	return nil
 }
 
-// replaceFile writes a file whole or not at all: beside it, synced, renamed over it, the folder synced. It stays the property of
-// whoever has the old one: root may do the work of the box's user.
+// replaceFile writes a file whole or not at all: beside it, synced, renamed over it, the folder synced.
 func replaceFile(path string, write func(*os.File) error) error {
 	tmp := path + ".new"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(keepOwner(f, path), f.Chmod(0o600)) // a leftover may have been open to others
+	err = f.Chmod(0o600) // a leftover may have been open to others
 	if err == nil {
 		err = write(f)
 	}
@@ -127,21 +125,6 @@ func replaceFile(path string, write func(*os.File) error) error {
 		return errors.Join(err, os.Remove(tmp))
 	}
 	return syncDir(filepath.Dir(path))
-}
-
-func keepOwner(f *os.File, of string) error {
-	old, err := os.Stat(of)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	owner, ok := old.Sys().(*syscall.Stat_t)
-	if !ok || int(owner.Uid) == os.Geteuid() {
-		return nil
-	}
-	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 // syncDir makes the names in a folder durable.

@@ -151,7 +151,7 @@ func TestKeyFilePermissions(t *testing.T) {
 }
 
 func TestRekeyKeepsALink(t *testing.T) {
-	k, real := newTestKeyring(t)
+	_, real := newTestKeyring(t)
 	link := filepath.Join(t.TempDir(), "box.key")
 	check(t, os.Symlink(real, link))
 	k, err := LoadKeyring(link)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/user"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -71,6 +74,9 @@ func (r *rekey) run(ctx context.Context) (findings []string, err error) {
 	} else if !found {
 		return nil, hint(fmt.Errorf("%s holds no box", r.config.Data), "name the box's folder with --data")
 	}
+	if err := ownFolder(r.config.Data, os.Geteuid()); err != nil {
+		return nil, err
+	}
 	file, credential, err := r.config.keyFile()
 	if err != nil {
 		return nil, err
@@ -114,6 +120,23 @@ func (r *rekey) run(ctx context.Context) (findings []string, err error) {
 	}
 	fmt.Fprintf(r.out, "sealed %d values anew with key %s\n", sealed, keyring.Newest())
 	return nil, r.finish(ctx, registry, keyring)
+}
+
+// ownFolder refuses to write into another user's folder, as root could: what it leaves there the box could not read.
+func ownFolder(dir string, uid int) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(stat.Uid) == uid {
+		return nil
+	}
+	name := fmt.Sprintf("'#%d'", stat.Uid)
+	if owner, err := user.LookupId(fmt.Sprint(stat.Uid)); err == nil {
+		name = owner.Username
+	}
+	return hint(fmt.Errorf("%s belongs to another user", dir), "run this as the box's user: sudo -u "+name+" tenderbox rekey …")
 }
 
 // reseal goes through everything twice: the second time shows that nothing is left.

@@ -170,6 +170,16 @@ func TestRekeyOfADamagedValue(t *testing.T) {
 	}
 }
 
+func TestRekeyOfAnothersFolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := ownFolder(dir, os.Geteuid()); err != nil {
+		t.Error(err)
+	}
+	if err := ownFolder(dir, os.Geteuid()+1); err == nil || !strings.Contains(err.Error(), "sudo -u ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A folder of a version that named no keys in box.db opens, and names them from then on.
 func TestOlderFolder(t *testing.T) {
 	r := startApp(t, Config{})
