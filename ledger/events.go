@@ -309,7 +309,7 @@ func (n *NewEvent) validate() error {
 	if err := v.Compact(); err != nil {
 		return invalid("data_invalid", "data", "must be JSON")
 	}
-	if n.Data = v; holdsCardNumber(string(v)) {
+	if n.Data = v; jsonHoldsCard(v) {
 		return cardData("data")
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -178,6 +179,11 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.keys.passOver(p.shard)
 		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
 	}
+}
+
+// Intact reports whether every shard takes writes, and its journal has been verified.
+func (l *Ledger) Intact() bool {
+	return !slices.ContainsFunc(l.parts, func(p *part) bool { return p.shard.Err() != nil || !p.verified.Load() })
 }
 
 // serve relays one shard's journal, once the shard is in service.

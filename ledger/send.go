@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"tenderbox/shards"
@@ -336,10 +335,8 @@ func (s *send) encode() (path string, body []byte) {
 // processors like to quote, and of anything that looks like a card number.
 func (s *send) withoutToken(answer *upstream.Answer) *upstream.Answer {
 	a := *answer
-	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message} {
-		if s.token != "" {
-			*text = strings.ReplaceAll(*text, s.token, "[source]")
-		}
+	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Type, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message, &a.Failure.Param} {
+		*text = upstream.Redact(*text, s.token, "[source]")
 		if holdsCardNumber(*text) {
 			*text = "[withheld]"
 		}
