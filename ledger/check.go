@@ -67,7 +67,18 @@ func (a *audit) shard(ctx context.Context, sh *shards.Shard) error {
 		a.found(sh, "%v", err)
 	}
 	p := &part{shard: sh, journal: &journal{epoch: a.set.Manifest().Epoch}}
+	var es []epoch
+	err := sh.View(ctx, func(tx *shards.Tx) (err error) {
+		es, err = readEpochs(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	cursor, anchored, err := a.Jobs.Cursor(p.jobsSource())
+	if last := epochBefore(es, p.journal.epoch); err == nil && !anchored && last > 0 { // no box has run in this epoch yet
+		cursor, anchored, err = a.Jobs.Cursor(jobsSource(sh.ID(), last))
+	}
 	if err != nil {
 		return err
 	}
