@@ -101,6 +101,10 @@ type Ledger struct {
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
+	// confirming lets an intent be confirmed by one request at a time, by slot: each holds room under the offline policy until it knows whether it
+	// was the first, and two would keep a third intent out. Taken before any other lock.
+	confirming [shards.SlotCount]sync.Mutex
+
 	// accountMus (tenants.ID → *sync.RWMutex) let a tenant's upstream account change
 	// only while nothing is being sealed for it. Taken before any lock of a shard.
 	accountMus sync.Map
