@@ -32,6 +32,14 @@ export async function link(word) {
   await until(async () => (await ask('GET', '/api/v1/status', {key: BOX_OPERATOR})).json.connectivity.state === state);
 }
 
+// conflicts counts the 409 that the box has answered.
+export async function conflicts() {
+  const text = await (await fetch(`${BOX_URL}/metrics`, {headers: {Authorization: `Bearer ${BOX_OPERATOR}`}})).text();
+  assert.match(text, /^tenderbox_http_requests_total\{.*status="\d+"/m);
+  const counts = [...text.matchAll(/^tenderbox_http_requests_total\{.*status="409".*\} (\d+)$/gm)];
+  return counts.reduce((sum, [, n]) => sum + Number(n), 0);
+}
+
 // refused checks the error that the SDK throws: its class, and what it says.
 export async function refused(call, type, want) {
   const e = await call.then((v) => assert.fail(`was not refused: ${JSON.stringify(v)}`), (e) => e);
