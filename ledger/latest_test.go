@@ -25,7 +25,7 @@ func TestLatestEvents(t *testing.T) {
 	p := NewPayment{Amount: 1999, Currency: "usd", PaymentMethod: "pm_card_visa"}
 	intent := b.settled(b.pay("", p).ID)
 
-	kinds := []EventKind{{Type: PaymentCreated}, {Type: PaymentSucceeded}}
+	kinds := []EventKind{{PaymentCreated, BySource}, {PaymentCreated, ByMethod}, {Type: PaymentSucceeded}}
 	log, _ := b.readAll(testTenant, EventFilter{Types: []string{"payment.created", "payment.succeeded"}})
 	var want []EventID
 	for _, e := range log {

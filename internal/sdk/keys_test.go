@@ -2,7 +2,11 @@ package sdk
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stripe/stripe-go/v85"
@@ -50,11 +54,36 @@ func TestReplayedKeys(t *testing.T) {
 	}
 }
 
+// The answer is lost on its way. The SDK asks again by itself, under the key that it made up, and gets the charge that there is.
+func TestLostAnswer(t *testing.T) {
+	s := openShop(t)
+	box, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost atomic.Int64
+	relay := httputil.NewSingleHostReverseProxy(box)
+	relay.ModifyResponse = func(*http.Response) error {
+		if lost.Add(1) == 1 {
+			panic(http.ErrAbortHandler) // the box has answered, and nobody hears it
+		}
+		return nil
+	}
+	line := httptest.NewServer(relay)
+	defer line.Close()
+	s.url = line.URL
+	made := must(s.client().V1Charges.Create(t.Context(), sale(1999, "tok_visa")))(t)
+	if made.Status != stripe.ChargeStatusSucceeded || !replayed(made.LastResponse) || lost.Load() != 2 {
+		t.Errorf("after %d tries: %v\n%s", lost.Load(), made.LastResponse.Header, made.LastResponse.RawJSON)
+	}
+	s.effects(1)
+}
+
 // Many tills, one receipt. Who comes while the first is being stored is told to come again: Node's SDK does by itself, stripe-go leaves it to its
 // caller. Rounds go on until somebody was told so.
 func TestKeyInUse(t *testing.T) {
 	s := openShop(t)
-	c := s.clientWith(s.key, once)
+	c := s.client()
 	const tills, roundsMax = 32, 50
 	rounds, refused := 0, 0
 	for ; refused == 0 && rounds < roundsMax; rounds++ {

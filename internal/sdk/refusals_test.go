@@ -11,7 +11,7 @@ func TestWhoIsCalling(t *testing.T) {
 	s := openShop(t)
 	for name, key := range map[string]string{"wrong": "sk_test_wrong", "none": ""} {
 		t.Run(name, func(t *testing.T) {
-			c := s.clientWith(key, nil)
+			c := s.clientOf(key)
 			_, err := c.V1Charges.Create(t.Context(), sale(100, "tok_visa"))
 			e := refusal(t, err, http.StatusUnauthorized, stripe.ErrorTypeInvalidRequest, "auth_invalid", "")
 			if _, ok := e.Err.(*stripe.InvalidRequestError); !ok {

@@ -92,20 +92,14 @@ func openShop(t *testing.T) *shop {
 	return s
 }
 
-// client is stripe-go as a user of Stripe has it, but for the address and the key.
-func (s *shop) client() *stripe.Client { return s.clientWith(s.key, nil) }
+// client is stripe-go as a user of Stripe has it, but for the address and the key (and that it does not log what is refused on purpose).
+func (s *shop) client() *stripe.Client { return s.clientOf(s.key) }
 
-// clientWith is one with another key, or with settings of its own.
-func (s *shop) clientWith(key string, set func(*stripe.BackendConfig)) *stripe.Client {
-	c := stripe.BackendConfig{URL: stripe.String(s.url), LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull}}
-	if set != nil {
-		set(&c)
-	}
-	return stripe.NewClient(key, stripe.WithBackends(stripe.NewBackendsWithConfig(&c)))
+// clientOf is one with another key.
+func (s *shop) clientOf(key string) *stripe.Client {
+	return stripe.NewClient(key, stripe.WithBackends(stripe.NewBackendsWithConfig(
+		&stripe.BackendConfig{URL: stripe.String(s.url), LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull}})))
 }
-
-// once never repeats a request by itself.
-func once(c *stripe.BackendConfig) { c.MaxNetworkRetries = stripe.Int64(0) }
 
 // ask sends a request of no SDK, and returns the status, the header and the decoded answer.
 func (s *shop) ask(method, path, body string, headers ...string) (int, http.Header, map[string]any) {

@@ -68,6 +68,18 @@ test('refunds, part and rest', async () => {
   assert.deepEqual((await stripe.refunds.list({charge: charge.id})).data.map((r) => r.id), [rest.id, part.id]);
 });
 
+test('events, with the objects as they were', async () => {
+  const charge = await stripe.charges.create(sale(4200));
+  await stripe.refunds.create({charge: charge.id});
+  const events = await stripe.events.list({types: ['charge.*', 'refund.*'], limit: 4});
+  const types = events.data.map((e) => e.type);
+  assert.deepEqual(types.sort(), ['charge.pending', 'charge.succeeded', 'refund.created', 'refund.updated']);
+  const succeeded = events.data.find((e) => e.type === 'charge.succeeded');
+  assert.equal(succeeded.data.object.id, charge.id);
+  assert.equal(succeeded.data.object.refunded, false);
+  assert.deepEqual(await stripe.events.retrieve(succeeded.id), succeeded);
+});
+
 test('a client of no SDK', async () => {
   const headers = {'Stripe-Version': '2022-11-15'};
   const made = await ask('POST', '/v1/charges', {body: {amount: 1999, currency: 'usd', source: 'tok_visa'}, headers});
