@@ -134,6 +134,9 @@ func (s *Set) open(ctx context.Context) error {
 	if err := s.each(func(sh *Shard) error { return sh.look(ctx, forReading) }); err != nil {
 		return err
 	}
+	if err := s.settle(); err != nil {
+		return err
+	}
 	s.reserve.open()
 	return s.each(func(sh *Shard) error { return sh.start(ctx) })
 }
