@@ -175,7 +175,7 @@ func (s *Server) stripeEventOf(x *exchange, e *ledger.Event) (*stripeEvent, erro
 }
 
 // paymentBehind puts a payment back to how it was behind an event. What an event does not tell never changes, but for what was given
-// back: later than any of these, or by being canceled. An event whose data were erased leaves the payment as it is now.
+// back, later than any of these. An event whose data were erased leaves the payment as it is now.
 func paymentBehind(e *ledger.Event, p *ledger.Payment) {
 	var was struct {
 		Status    ledger.Status   `json:"status"`
@@ -185,9 +185,7 @@ func paymentBehind(e *ledger.Event, p *ledger.Payment) {
 	if json.Unmarshal(e.Data, &was) != nil || was.Status == "" {
 		return
 	}
-	if p.Status, p.Failure, p.SettledAt = was.Status, was.Failure, was.SettledAt; was.Status != ledger.Canceled {
-		p.AmountRefunded = 0
-	}
+	p.Status, p.Failure, p.SettledAt, p.AmountRefunded = was.Status, was.Failure, was.SettledAt, 0
 }
 
 // refundBehind is paymentBehind of a refund.
