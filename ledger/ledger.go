@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,16 +153,23 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.isolated(p.shard, err)
 		return
 	}
-	if err = l.verifyAnchor(ctx, p, newChain(l.keyring)); err == nil {
+	if err = l.takeOver(ctx, p); err == nil {
+		err = l.verifyAnchor(ctx, p, newChain(l.keyring))
+	}
+	if err == nil {
 		p.verified.Store(true)
 		if err = l.refresh(ctx, p); err == nil {
 			err = l.readLatest(ctx, p.shard)
+		}
+		if err == nil {
+			err = l.beginEpoch(ctx, p)
 		}
 		p.verified.Store(err == nil)
 	}
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
+		l.alarmCopy(p)
 		if err := l.keys.fillShard(ctx, p.shard, fillAtOpen); err != nil {
 			l.log.Warn("idempotency keys not indexed yet", "shard", p.shard.ID(), "err", err) // Run goes on with it
 		}
@@ -171,6 +179,11 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.keys.passOver(p.shard)
 		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
 	}
+}
+
+// Intact reports whether every shard takes writes, and its journal has been verified.
+func (l *Ledger) Intact() bool {
+	return !slices.ContainsFunc(l.parts, func(p *part) bool { return p.shard.Err() != nil || !p.verified.Load() })
 }
 
 // serve relays one shard's journal, once the shard is in service.
