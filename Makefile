@@ -24,7 +24,7 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture model tools dist clean
+.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture model sdk tools dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,12 @@ torture: ## Kills and restarts boxes under faults, then counts (SEED= ROUNDS= DU
 
 model: ## Random worlds in simulated time, each judged by its clients and its processor (SEEDS= SEED=)
 	go test -count=1 -v -timeout=120m ./internal/model -run '^TestModel$$' -args -seeds=$(or $(SEEDS),2000) $(if $(SEED),-seed=$(SEED))
+
+# -mod=mod follows what the product itself requires by now.
+sdk: build ## The Stripe-compatible surface, used by Stripe's own SDKs for Go and Node (needs node and npm)
+	@for needed in node npm; do command -v $$needed >/dev/null || { echo "$$needed is missing: on Debian, apt-get install nodejs npm"; exit 1; }; done
+	cd internal/sdk/node && npm ci
+	cd internal/sdk && export GOFLAGS=-mod=mod && go vet ./... && go test -count=1 ./... -args -box '$(abspath $(BIN))'
 
 tools: ## Downloads and builds the pinned tools that checks and tests use
 	$(STATICCHECK) -version

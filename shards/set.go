@@ -106,6 +106,9 @@ func (s *Set) newShard(id int, path string) *Shard {
 		id: id, path: path, set: s, o: &s.o, log: s.o.Logger,
 		queue: make(chan *op, s.o.QueueMax), stop: s.stop, stopped: make(chan struct{}),
 	}
+	if s.o.Erase {
+		sh.writes = forErasing
+	}
 	sh.readers = newReaders(sh, forReading, s.o.ReadConns)
 	sh.ckpt = newCheckpointer(sh)
 	return sh

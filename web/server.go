@@ -52,6 +52,7 @@ type Ledger interface {
 	Users
 	Orders
 	Events
+	History
 	Notifications
 	Box
 }

@@ -27,6 +27,7 @@ type otherNouns interface {
 	Users
 	Orders
 	Events
+	History
 	Notifications
 }
 
