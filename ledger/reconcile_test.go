@@ -428,4 +428,3 @@ func TestReconcileKeepsTenantsApart(t *testing.T) {
 		}
 	}
 }
-
