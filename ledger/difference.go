@@ -70,6 +70,8 @@ func (c *comparison) judgeSeen(ctx context.Context) error {
 						known[id] = &o
 					} else if !errors.Is(err, sql.ErrNoRows) {
 						return err
+					} else if err := c.leaveToOthers(tx, id); err != nil {
+						return err
 					}
 				}
 				return nil
@@ -80,6 +82,29 @@ func (c *comparison) judgeSeen(ctx context.Context) error {
 			for _, id := range batch {
 				c.judge(id, known[id])
 			}
+		}
+	}
+	return nil
+}
+
+// leaveToOthers forgets what was seen for a record that another tenant of the box has: one that bears no tenant's mark, of the time when that
+// tenant used the account.
+func (c *comparison) leaveToOthers(tx *shards.Tx, id string) error {
+	if !c.alone || c.records[id].marked {
+		return nil
+	}
+	query := `SELECT count(*) FROM payments WHERE tenant = ? AND id = ?`
+	if strings.HasPrefix(id, refundPrefix) {
+		query = `SELECT count(*) FROM refunds WHERE tenant = ? AND id = ?`
+	}
+	for _, other := range c.tenants.List() {
+		var n int
+		if err := tx.QueryRow(query, string(other.ID), id).Scan(&n); err != nil {
+			return err
+		}
+		if n > 0 {
+			c.records[id] = nil
+			return nil
 		}
 	}
 	return nil
