@@ -231,6 +231,7 @@ func TestDaysBeginWhereTheyBegin(t *testing.T) {
 		{"America/Sao_Paulo", "2018-11-04T12:00:00Z", "2018-11-04T03:00:00Z", "2018-11-05T02:00:00Z"}, // no midnight
 		{"America/Sao_Paulo", "2018-11-03T12:00:00Z", "2018-11-03T03:00:00Z", "2018-11-04T03:00:00Z"},
 		{"Asia/Beirut", "2022-03-27T12:00:00Z", "2022-03-26T22:00:00Z", "2022-03-27T21:00:00Z"},
+		{"Asia/Amman", "2021-10-28T21:30:00Z", "2021-10-28T21:00:00Z", "2021-10-29T22:00:00Z"}, // before the second midnight
 		{"Asia/Kathmandu", "2026-11-25T18:14:00Z", "2026-11-24T18:15:00Z", "2026-11-25T18:15:00Z"},
 	} {
 		at := must(time.Parse(time.RFC3339, c.at))(t).In(must(time.LoadLocation(c.zone))(t))

@@ -38,19 +38,7 @@ func (b Bucket) span(t time.Time) (start, end time.Time) {
 		start = t.Add(-time.Duration(t.Minute())*time.Minute - time.Duration(t.Second())*time.Second - time.Duration(t.Nanosecond()))
 		return start, start.Add(time.Hour)
 	}
-	y, m, d := t.Date()
-	return firstOf(y, m, d, t.Location()), firstOf(y, m, d+1, t.Location())
-}
-
-// firstOf is a day's first instant. Where clocks go forward at midnight it has no
-// midnight, and time.Date may answer an instant of the day before.
-func firstOf(y int, m time.Month, d int, zone *time.Location) time.Time {
-	noon := time.Date(y, m, d, 12, 0, 0, 0, zone)
-	at := time.Date(y, m, d, 0, 0, 0, 0, zone)
-	for at.Day() != noon.Day() {
-		at = at.Add(sliceLength)
-	}
-	return at
+	return DayOf(t).Span(t.Location())
 }
 
 // AnalyticsQuery asks for sums.

@@ -21,7 +21,7 @@ const (
 	dailyAfter = 30 * time.Minute
 	// dailyCalm is how long the line must have been there: after an outage, what is in doubt is found out first.
 	dailyCalm = 15 * time.Minute
-	// dailyRetry spaces the tries of a day that could not be read whole.
+	// dailyRetry spaces the tries of a day that could not be compared or not be read whole: each may read the processor's lists anew.
 	dailyRetry = time.Hour
 	// dailyBackMax days are caught up with after an outage; the lists of a month are read in minutes.
 	dailyBackMax = 31
@@ -34,7 +34,7 @@ const (
 type daily struct {
 	*Ledger
 	done  map[tenants.ID]string           // the last day that is done, or has nothing to be done
-	tried map[tenants.ID]time.Time        // when a day could not be read whole
+	tried map[tenants.ID]time.Time        // when a day could not be compared, or not be read whole
 	ready map[*upstream.Account]time.Time // since when an account could be asked whenever it was looked at
 }
 
@@ -62,21 +62,29 @@ func (d *daily) round(ctx context.Context) {
 	}
 }
 
-// look compares the tenant's days that are due, oldest first.
+// look compares the tenant's days that are due, oldest first. After whatever went wrong, it waits before it tries again.
 func (d *daily) look(ctx context.Context, t tenants.ID) error {
 	now := d.clock.now()
-	y, m, day := now.In(d.o.Zone).Add(-dailyAfter).Date()
-	last := time.Date(y, m, day-1, 0, 0, 0, 0, d.o.Zone)
-	if d.done[t] == last.Format(time.DateOnly) {
+	last := DayOf(now.Add(-dailyAfter).In(d.o.Zone)).Add(-1)
+	calm := d.calm(d.accountOf(t), now) // always: it must not miss an outage of which it asks
+	if d.done[t] == last.String() || now.Sub(d.tried[t]).Abs() < dailyRetry {
 		return nil
 	}
+	err := d.lookUpTo(ctx, t, last, calm)
+	if err != nil {
+		d.tried[t] = now
+	}
+	return err
+}
+
+func (d *daily) lookUpTo(ctx context.Context, t tenants.ID, last Day, calm bool) error {
 	if _, known := d.done[t]; !known { // a start has forgotten the alarms
 		if err := d.alarmDifferences(ctx, t); err != nil {
 			return err
 		}
 		d.done[t] = ""
 	}
-	if !d.calm(d.accountOf(t), now) || now.Sub(d.tried[t]).Abs() < dailyRetry {
+	if !calm {
 		return nil
 	}
 	due, err := d.due(ctx, t, last)
@@ -84,20 +92,20 @@ func (d *daily) look(ctx context.Context, t tenants.ID) error {
 		return err
 	}
 	whole := true
-	for _, at := range due {
-		from, to := d.dayOf(at)
-		name := at.Format(time.DateOnly)
+	for _, day := range due {
+		from, to := day.Span(d.o.Zone)
+		name := day.String()
 		r, err := d.reconcile(ctx, t, from, to, &name)
 		if err != nil {
 			return err
 		}
 		if r.Status == Incomplete {
-			d.tried[t], whole = now, false
+			d.tried[t], whole = r.CreatedAt, false
 			d.log.Warn("a day could not be reconciled whole and is tried again later", "tenant", string(t), "day", name, "reason", *r.Reason)
 		}
 	}
 	if whole {
-		d.done[t] = last.Format(time.DateOnly)
+		d.done[t] = last.String()
 	}
 	return d.alarmDifferences(ctx, t) // the oldest have had their time
 }
@@ -123,7 +131,7 @@ func (d *daily) calm(acc *upstream.Account, now time.Time) bool {
 }
 
 // due lists the days up to the last that no whole comparison has been made of since the latest of which one was; of a tenant without any, the last.
-func (d *daily) due(ctx context.Context, t tenants.ID, last time.Time) (days []time.Time, err error) {
+func (d *daily) due(ctx context.Context, t tenants.ID, last Day) (days []Day, err error) {
 	kept, err := d.readReconciliations(ctx, t, afterReconciliations, 2*reconciliationsKept)
 	if err != nil {
 		return nil, err
@@ -133,19 +141,16 @@ func (d *daily) due(ctx context.Context, t tenants.ID, last time.Time) (days []t
 		if r.Day == nil || r.Status == Incomplete {
 			continue
 		}
-		if day, err := time.ParseInLocation(time.DateOnly, *r.Day, d.o.Zone); err == nil {
-			y, m, n := day.Date()
-			first = time.Date(y, m, n+1, 0, 0, 0, 0, d.o.Zone)
+		if day, ok := ParseDay(*r.Day); ok {
+			first = day.Add(1)
 		}
 		break // the newest stands first
 	}
-	y, m, n := last.Date()
-	if bound := time.Date(y, m, n-dailyBackMax+1, 0, 0, 0, 0, d.o.Zone); first.Before(bound) {
-		first = bound
-	}
-	for at := first; !at.After(last); {
-		days = append(days, at)
-		_, at = d.dayOf(at)
+	for back := dailyBackMax - 1; back >= 0; back-- {
+		day := last.Add(-back)
+		if from, to := day.Span(d.o.Zone); !day.Before(first) && from.Before(to) { // else it is done, or the zone's calendar left it out
+			days = append(days, day)
+		}
 	}
 	return days, nil
 }

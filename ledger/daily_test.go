@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -130,6 +131,112 @@ func TestDailyIncomplete(t *testing.T) {
 	d.mustLook(t)
 	if got := b.days(); !slices.Equal(got, []string{"2026-11-22 equal"}) {
 		t.Fatalf("%v", got)
+	}
+}
+
+// A day that cannot be compared, because a part of the books is out of service, is tried again after an hour: each try reads the processor's lists.
+func TestDailyFailing(t *testing.T) {
+	b, f := openReconciled(t)
+	p := b.paid(validPayment())
+	for b.shardOf(p.ID) == b.set.Shard(reconciliationSlot(testTenant)) {
+		p = b.paid(validPayment())
+	}
+	b.shardOf(p.ID).Isolate(errors.New("found damaged"))
+	d := newDaily(b.Ledger)
+	d.mustLook(t)
+	b.pass(f, 24*time.Hour)
+	failing := func(want int) {
+		t.Helper()
+		pages := f.count("pages")
+		err := d.look(t.Context(), testTenant)
+		if got := f.count("pages") - pages; got != want || (err == nil) != (want == 0) {
+			t.Fatalf("%d pages were read, want %d: %v", got, want, err)
+		}
+	}
+	failing(3)
+	b.pass(f, dailyLook)
+	failing(0)
+	b.pass(f, dailyRetry-dailyLook-time.Second)
+	failing(0)
+	b.pass(f, time.Second)
+	failing(3)
+}
+
+// An outage that begins and ends on a day that is done already is noticed: the next day waits until what it left in doubt is found out.
+func TestDailyCalm(t *testing.T) {
+	b, f := openReconciled(t)
+	d := newDaily(b.Ledger)
+	d.mustLook(t)
+	b.pass(f, dailyCalm)
+	d.mustLook(t)
+	b.pass(f, 12*time.Hour) // 0:15
+	_ = b.ForceLink(testTenant, "offline")
+	d.mustLook(t)
+	_ = b.ForceLink(testTenant, "auto")
+	b.pass(f, 15*time.Minute)
+	d.mustLook(t)
+	if got := b.days(); !slices.Equal(got, []string{"2026-11-22 equal"}) {
+		t.Errorf("at once: %v", got)
+	}
+	b.pass(f, dailyCalm)
+	d.mustLook(t)
+	if got := b.days(); !slices.Equal(got, []string{"2026-11-23 equal", "2026-11-22 equal"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// Where a day has no midnight, or two, each day is compared once, and its span ends where the next begins.
+func TestDailyWithoutMidnight(t *testing.T) {
+	for name, first := range map[string]time.Time{
+		"America/Santiago": time.Date(2026, 9, 5, 16, 0, 0, 0, time.UTC), // clocks go forward at midnight to 2026-09-06
+		"America/Havana":   time.Date(2026, 10, 31, 16, 0, 0, 0, time.UTC),
+		"Asia/Amman":       time.Date(2021, 10, 28, 9, 0, 0, 0, time.UTC),
+		"Pacific/Apia":     time.Date(2011, 12, 29, 22, 0, 0, 0, time.UTC), // the 30th is left out
+	} {
+		t.Run(name, func(t *testing.T) {
+			zone := must(time.LoadLocation(name))(t)
+			f := newFront(t)
+			f.clock.set(first)
+			b := openBox(t, t.TempDir(), testOptions{idle: true, now: f.clock.now, zone: zone, sim: f.sim, url: f.url})
+			b.hear()
+			d := newDaily(b.Ledger)
+			d.mustLook(t)
+			b.pass(f, dailyCalm)
+			d.mustLook(t)
+			day := DayOf(first.In(zone))
+			var want []string
+			for range 4 { // caught up with, two at a time
+				if from, to := day.Span(zone); from.Before(to) {
+					want = append(want, day.String()+" equal")
+				}
+				day = day.Add(1)
+			}
+			for range 2 {
+				b.pass(f, 48*time.Hour)
+				d.mustLook(t)
+			}
+			got := b.days()
+			slices.Reverse(got)
+			if !slices.Equal(got[1:min(len(got), len(want)+1)], want) {
+				t.Fatalf("%v, want %v", got, want)
+			}
+			all := must(b.Reconciliations(t.Context(), testTenant, pageMax, ""))(t).Data
+			for i := range all[1:] {
+				if !all[i].From.Equal(all[i+1].To) || !all[i].From.Before(all[i].To) {
+					t.Errorf("%s begins at %v, and %s ends at %v", *all[i].Day, all[i].From, *all[i+1].Day, all[i+1].To)
+				}
+			}
+			// Yesterday, for who names none, is the day by the calendar, also within the first hour after it.
+			day = DayOf(first.In(zone)).Add(1)
+			if from, to := day.Span(zone); from.Before(to) {
+				f.clock.set(to.Add(30 * time.Minute))
+				b.hear()
+				if r := must(b.Reconcile(t.Context(), testTenant, time.Time{}, time.Time{}))(t); !r.From.Equal(from) || !r.To.Equal(to) {
+					t.Errorf("yesterday is %v to %v", r.From.In(zone), r.To.In(zone))
+				}
+			}
+			b.sound()
+		})
 	}
 }
 
@@ -263,6 +370,7 @@ func TestDailyRound(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	end()
+	b.pass(f, dailyRetry)
 	d.round(t.Context())
 	if got := must(b.Reconciliations(t.Context(), "aaa", 10, ""))(t).Data; len(got) != 1 || len(b.days()) != 1 {
 		t.Errorf("%+v", got)

@@ -57,19 +57,13 @@ func (r *reconciling) begin(t tenants.ID) (end func(), err error) {
 // comparison that could not read everything is no error: it says so.
 func (l *Ledger) Reconcile(ctx context.Context, t tenants.ID, from, to time.Time) (Reconciliation, error) {
 	if from.IsZero() && to.IsZero() {
-		from, to = l.dayOf(l.clock.now().In(l.o.Zone).AddDate(0, 0, -1))
+		from, to = DayOf(l.clock.now().In(l.o.Zone)).Add(-1).Span(l.o.Zone)
 	}
 	return l.reconcile(ctx, t, from, to, nil)
 }
 
 // Zone is the box's time zone: that of its days.
 func (l *Ledger) Zone() *time.Location { return l.o.Zone }
-
-// dayOf returns the first instants of the day and of the next, where the box is.
-func (l *Ledger) dayOf(at time.Time) (from, to time.Time) {
-	y, m, d := at.Date()
-	return time.Date(y, m, d, 0, 0, 0, 0, l.o.Zone), time.Date(y, m, d+1, 0, 0, 0, 0, l.o.Zone)
-}
 
 // reconcile is Reconcile; day names a daily one.
 func (l *Ledger) reconcile(ctx context.Context, t tenants.ID, from, to time.Time, day *string) (Reconciliation, error) {
@@ -90,7 +84,7 @@ func (l *Ledger) reconcile(ctx context.Context, t tenants.ID, from, to time.Time
 	switch {
 	case !from.Before(to):
 		return Reconciliation{}, invalid("time_range_invalid", "to", "must be later than from, and from must not lie in the future")
-	case to.Sub(from) > reconciliationSpanMax:
+	case to.Sub(from) > reconciliationSpanMax+spanSlack:
 		return Reconciliation{}, invalid("time_range_invalid", "to", "at most 31 days after from")
 	}
 	c := &comparison{Ledger: l, t: t, acc: acc, owner: l.keys.ownerMark(t), alone: l.aloneOn(acc, t), records: map[string]*theirs{}, loose: map[string][]looseRefund{},

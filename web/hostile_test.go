@@ -116,11 +116,15 @@ func TestHostileTimes(t *testing.T) {
 		ts.ask("GET /api/v1/reports/payments?"+query, "", "key", ts.shop).is(400, code)
 	}
 	for query, want := range map[string][2]string{
-		"":                                 {"2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z"},
-		"tz=Europe/Berlin":                 {"2026-11-23T23:00:00Z", "2026-11-24T23:00:00Z"},
-		"from=2026-11-20&tz=Europe/Berlin": {"2026-11-19T23:00:00Z", "2026-11-20T23:00:00Z"},
-		"from=2026-10-25&tz=Europe/Berlin": {"2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"}, // the day the clocks go back has 25 hours
-		"from=2026-11-20&to=2026-11-21":    {"2026-11-20T00:00:00Z", "2026-11-22T00:00:00Z"},
+		"":                                    {"2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z"},
+		"tz=Europe/Berlin":                    {"2026-11-23T23:00:00Z", "2026-11-24T23:00:00Z"},
+		"from=2026-11-20&tz=Europe/Berlin":    {"2026-11-19T23:00:00Z", "2026-11-20T23:00:00Z"},
+		"from=2026-10-25&tz=Europe/Berlin":    {"2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"}, // the day the clocks go back has 25 hours
+		"from=2026-09-06&tz=America/Santiago": {"2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z"}, // begins at 01:00
+		"from=2026-09-05&to=2026-09-05&tz=America/Santiago":          {"2026-09-05T04:00:00Z", "2026-09-06T04:00:00Z"},
+		"from=2026-03-08T06:00:00Z&tz=America/Havana":                {"2026-03-08T06:00:00Z", "2026-03-09T04:00:00Z"},
+		"from=2021-10-28&tz=Asia/Amman":                              {"2021-10-27T21:00:00Z", "2021-10-28T21:00:00Z"},
+		"from=2026-11-20&to=2026-11-21":                              {"2026-11-20T00:00:00Z", "2026-11-22T00:00:00Z"},
 		"from=2026-11-20T06:00:00%2B02:00&to=2026-11-20T05:00:00.5Z": {"2026-11-20T04:00:00Z", "2026-11-20T05:00:00.5Z"},
 	} {
 		a := ts.ask("GET /api/v1/reports/payments?"+query, "", "key", ts.shop).is(200, "")

@@ -110,13 +110,10 @@ func (n *newReconciliation) span(now time.Time, zone *time.Location) (from, to t
 	if n.From == "" && n.To != "" {
 		return from, to, problem(http.StatusUnprocessableEntity, "time_invalid", "from", "to is named, so from must be too")
 	}
-	if from, _, err = instant("from", n.From, now.In(zone).AddDate(0, 0, -1), zone); err != nil {
+	if from, _, err = instants("from", n.From, ledger.DayOf(now.In(zone)).Add(-1), zone); err != nil {
 		return from, to, asBody(err)
 	}
-	to, date, err := instant("to", n.To, from.In(zone), zone)
-	if date {
-		to = to.AddDate(0, 0, 1)
-	}
+	_, to, err = instants("to", n.To, ledger.DayOf(from.In(zone)), zone)
 	return from, to, asBody(err)
 }
 

@@ -70,17 +70,11 @@ func (in *SpanQuery) span(now time.Time) (from, to time.Time, zone *time.Locatio
 			return from, to, zone, err
 		}
 	}
-	if from, _, err = instant("from", in.From, now.In(zone), zone); err != nil {
+	if from, _, err = instants("from", in.From, ledger.DayOf(now.In(zone)), zone); err != nil {
 		return from, to, zone, err
 	}
-	to, date, err := instant("to", in.To, from.In(zone), zone)
-	if err != nil {
-		return from, to, zone, err
-	}
-	if date {
-		to = to.AddDate(0, 0, 1)
-	}
-	return from.UTC(), to.UTC(), zone, nil
+	_, to, err = instants("to", in.To, ledger.DayOf(from.In(zone)), zone)
+	return from.UTC(), to.UTC(), zone, err
 }
 
 // zoneOf reads a time zone's name. "Local" would be the box's own setting, which is nobody's business; the length bounds what is looked up.
@@ -92,18 +86,21 @@ func zoneOf(name string) (*time.Location, error) {
 	return zone, nil
 }
 
-// instant reads an RFC 3339 time, or a date as its midnight; nothing is the date of def.
-func instant(name, s string, def time.Time, zone *time.Location) (at time.Time, date bool, err error) {
+// instants reads an RFC 3339 time, which is both, or a date: its first instant in the zone, and the next day's. Nothing is the date def.
+func instants(name, s string, def ledger.Day, zone *time.Location) (from, to time.Time, err error) {
 	if s == "" {
-		y, m, d := def.Date()
-		return time.Date(y, m, d, 0, 0, 0, 0, zone), true, nil
+		from, to = def.Span(zone)
+		return from, to, nil
 	}
-	at, err = time.ParseInLocation(time.DateOnly, s, zone)
-	if date = err == nil; !date {
-		at, err = time.Parse(time.RFC3339Nano, s)
+	day, date := ledger.ParseDay(s)
+	if date {
+		from, to = day.Span(zone)
+	} else {
+		from, err = time.Parse(time.RFC3339Nano, s)
+		to = from
 	}
-	if err != nil || at.Year() < 1970 || at.Year() > 9998 {
-		return at, date, problem(http.StatusBadRequest, "time_invalid", name, "must be a time such as 2026-11-23T18:00:00Z (a + is written %2B) or a date such as 2026-11-23")
+	if err != nil || from.Year() < 1970 || from.Year() > 9998 {
+		return from, to, problem(http.StatusBadRequest, "time_invalid", name, "must be a time such as 2026-11-23T18:00:00Z (a + is written %2B) or a date such as 2026-11-23")
 	}
-	return at, date, nil
+	return from, to, nil
 }

@@ -1,0 +1,55 @@
+package ledger
+
+import (
+	"testing"
+	"time"
+)
+
+// The days of every zone follow each other without a gap, also where clocks change at midnight, or a day is left out.
+func TestDays(t *testing.T) {
+	for _, name := range []string{"UTC", "Europe/Berlin", "America/Santiago", "America/Havana", "America/Asuncion", "America/Sao_Paulo", "America/St_Johns", "America/Nuuk",
+		"America/Scoresbysund", "Atlantic/Azores", "Asia/Beirut", "Asia/Amman", "Asia/Gaza", "Asia/Tehran", "Africa/Cairo", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Kwajalein", "Asia/Kathmandu"} {
+		zone := must(time.LoadLocation(name))(t)
+		d, _ := ParseDay("1990-01-01")
+		last, _ := ParseDay("2040-01-01")
+		for ; d.Before(last); d = d.Add(1) {
+			from, to := d.Span(zone)
+			if DayOf(from).Before(d) || !DayOf(from.Add(-1)).Before(d) {
+				t.Fatalf("%s: %v begins at %v", name, d, from)
+			}
+			if next := d.Add(1).Start(zone); !next.Equal(to) || next.Before(from) {
+				t.Fatalf("%s: %v ends at %v, and the next begins at %v", name, d, to, next)
+			}
+			if long := to.Sub(from); long != 0 && (long < 22*time.Hour || long > 26*time.Hour) {
+				t.Fatalf("%s: %v has %v", name, d, long)
+			}
+		}
+	}
+}
+
+// A day without a midnight begins when its clock does; one with two begins at the first, and both hours are its own.
+func TestDaySpans(t *testing.T) {
+	for _, c := range []struct{ zone, day, from, to string }{
+		{"America/Santiago", "2026-09-05", "2026-09-05T04:00:00Z", "2026-09-06T04:00:00Z"},
+		{"America/Santiago", "2026-09-06", "2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z"}, // begins at 01:00
+		{"America/Santiago", "2026-04-04", "2026-04-04T03:00:00Z", "2026-04-05T04:00:00Z"}, // 23:00 comes twice
+		{"America/Havana", "2026-03-08", "2026-03-08T05:00:00Z", "2026-03-09T04:00:00Z"},   // begins at 01:00
+		{"America/Havana", "2026-11-01", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z"},   // two midnights
+		{"Asia/Amman", "2021-10-28", "2021-10-27T21:00:00Z", "2021-10-28T21:00:00Z"},
+		{"Asia/Amman", "2021-10-29", "2021-10-28T21:00:00Z", "2021-10-29T22:00:00Z"},   // two midnights
+		{"Pacific/Apia", "2011-12-29", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"}, //
+		{"Pacific/Apia", "2011-12-30", "2011-12-30T10:00:00Z", "2011-12-30T10:00:00Z"}, // left out
+		{"Pacific/Apia", "2011-12-31", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"},
+	} {
+		d, ok := ParseDay(c.day)
+		from, to := d.Span(must(time.LoadLocation(c.zone))(t))
+		if got := [2]string{from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339)}; !ok || got != [2]string{c.from, c.to} || d.String() != c.day {
+			t.Errorf("%s, %s: %v, want %s to %s", c.zone, c.day, got, c.from, c.to)
+		}
+	}
+	for _, s := range []string{"", "2026-02-30", "2026-11-23T00:00:00Z", "yesterday"} {
+		if d, ok := ParseDay(s); ok {
+			t.Errorf("%q is %v", s, d)
+		}
+	}
+}
