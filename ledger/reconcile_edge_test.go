@@ -3,6 +3,8 @@ package ledger
 import (
 	"fmt"
 	"maps"
+	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -88,6 +90,78 @@ func TestReconcileMissingOnce(t *testing.T) {
 		if r := must(b.Reconcile(t.Context(), testTenant, from, from.Add(24*time.Hour)))(t); r.Total != 1 {
 			t.Errorf("from %v: %q", from, briefs(&r))
 		}
+	}
+}
+
+// What another tenant has left at the account, before tenants were named there, is not told to the one that has it to itself now, also when
+// the other is gone.
+func TestReconcileFormerTenant(t *testing.T) {
+	const former = tenants.ID("former")
+	for name, leaves := range map[string]func(b *testBox, f *front){
+		"has another account": func(b *testBox, f *front) {
+			b.setUpstream(former, &tenants.Upstream{URL: f.url, Account: "his", Key: "sk_his"})
+		},
+		"removed": func(b *testBox, f *front) {
+			must(b.tenants.Disable(t.Context(), former))(t)
+			if err := b.tenants.Remove(t.Context(), former); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, f := openReconciled(t)
+			if _, _, err := b.tenants.Add(t.Context(), tenants.New{ID: former}); err != nil {
+				t.Fatal(err)
+			}
+			his, _, err := b.Pay(t.Context(), former, "", validPayment())
+			if err != nil {
+				t.Fatal(err)
+			}
+			slot, _ := his.ID.slot()
+			charge := f.byHandID(t, "/charges", marked(string(his.ID), "1999"))
+			refund := b.ids.refund(f.clock.now(), slot)
+			if err := b.shardOf(his.ID).Update(t.Context(), func(tx *shards.Tx) error {
+				_, err := tx.Exec(`INSERT INTO refunds (tenant, id, payment_id, amount, currency, status, sync, created_at) VALUES (?,?,?,9,'usd','pending','queued',?)`,
+					string(former), string(refund), string(his.ID), f.clock.now().UnixMilli())
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			f.byHand(t, "/refunds", url.Values{"charge": {charge}, "amount": {"9"}, "metadata[" + markPayment + "]": {string(his.ID)}, "metadata[" + markRefund + "]": {string(refund)}})
+			leaves(b, f)
+			b.pass(f, time.Hour)
+			if r := b.compared(f, testTenant); r.Status != Equal || r.Foreign != 0 || r.Objects != 0 {
+				t.Errorf("%+v %q", r, briefs(&r))
+			}
+		})
+	}
+}
+
+// What was paid there, while its client has never confirmed it here, is a difference: nobody comes to move it. A box that was put back
+// has lost that it was confirmed, and would look it up before it sends it.
+func TestReconcileUnconfirmed(t *testing.T) {
+	for name, first := range map[string]int{"by another": 0, "before the box was put back": 1} {
+		t.Run(name, func(t *testing.T) {
+			b, f := openReconciled(t)
+			id := b.pay("", unconfirmed("pm_card_visa")).ID
+			if err := b.shardOf(id).Update(t.Context(), func(tx *shards.Tx) error {
+				_, err := tx.Exec(`UPDATE payments SET resolve_first = ? WHERE tenant = ? AND id = ?`, first, string(testTenant), string(id))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			form := marked(string(id), "1999")
+			form.Set("payment_method", "pm_card_visa")
+			form.Set("confirm", "true")
+			form.Del("source")
+			f.byHand(t, "/payment_intents", form)
+			b.pass(f, time.Hour)
+			r := b.compared(f, testTenant)
+			want := []string{"status " + string(id) + " - " + b.sim.Ledger().Charges[0].PaymentIntent + " 1999 usd requires_confirmation 1999 usd succeeded"}
+			if got := briefs(&r); r.Open != 0 || !reflect.DeepEqual(got, want) {
+				t.Errorf("%+v\n%q, want %q", r, got, want)
+			}
+		})
 	}
 }
 

@@ -282,25 +282,6 @@ func TestReconcileDifferences(t *testing.T) {
 	}
 }
 
-// What another tenant has left at the account, before tenants were named there, is not told to the one that has it to itself now.
-func TestReconcileFormerTenant(t *testing.T) {
-	b, f := openReconciled(t)
-	const former = tenants.ID("former")
-	if _, _, err := b.tenants.Add(t.Context(), tenants.New{ID: former}); err != nil {
-		t.Fatal(err)
-	}
-	his, _, err := b.Pay(t.Context(), former, "", validPayment())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.byHand(t, "/charges", marked(string(his.ID), "1999"))
-	b.setUpstream(former, &tenants.Upstream{URL: f.url, Account: "his", Key: "sk_his"})
-	b.pass(f, time.Hour)
-	if r := b.compared(f, testTenant); r.Status != Equal || r.Foreign != 0 || r.Objects != 0 {
-		t.Errorf("%+v %q", r, briefs(&r))
-	}
-}
-
 // What is on its way is no difference; what waits for a person is.
 func TestReconcileUnsettled(t *testing.T) {
 	b, f := openReconciled(t)
