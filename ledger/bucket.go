@@ -25,7 +25,7 @@ const (
 const (
 	hourSpanMax = 31 * 24 * time.Hour  // a month: 744 buckets of each currency
 	daySpanMax  = 366 * 24 * time.Hour // a year and a leap day
-	// spanSlack lets a span of so many days contain the hour by which clocks go back.
+	// spanSlack lets a span of so many days, and a month that is compared, contain the hour by which clocks go back.
 	spanSlack = time.Hour
 	// bucketRowsMax bounds an answer to some megabytes: one currency fills a few
 	// hundred, and who trades in a hundred asks for less at a time.

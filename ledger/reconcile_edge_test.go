@@ -214,8 +214,8 @@ func TestReconcileRefused(t *testing.T) {
 		return code(err)
 	}
 	for want, spans := range map[string][][2]time.Duration{
-		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}},
-		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
+		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}, {-31*24*time.Hour - 2*time.Hour, 0}},
+		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-31*24*time.Hour - time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
 	} {
 		for _, span := range spans {
 			if got := day(span[0], span[1]); got != want {
