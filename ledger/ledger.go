@@ -163,19 +163,12 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.isolated(p.shard, err)
 		return
 	}
-	if err = l.takeOver(ctx, p); err == nil {
-		err = l.verifyAnchor(ctx, p, newChain(l.keyring))
-	}
-	if err == nil {
-		p.verified.Store(true)
-		if err = l.refresh(ctx, p); err == nil {
-			err = l.readLatest(ctx, p.shard)
-		}
+	for _, step := range []func(context.Context, *part) error{l.readEpochs, l.verifyAnchor, l.beginEpoch, l.takeOver, l.readLatest} {
 		if err == nil {
-			err = l.beginEpoch(ctx, p)
+			err = step(ctx, p)
 		}
-		p.verified.Store(err == nil)
 	}
+	p.verified.Store(err == nil)
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
@@ -213,7 +206,8 @@ func (l *Ledger) serve(ctx context.Context, p *part) error {
 }
 
 // readLatest tells the clock the last time that the shard has written.
-func (l *Ledger) readLatest(ctx context.Context, sh *shards.Shard) error {
+func (l *Ledger) readLatest(ctx context.Context, p *part) error {
+	sh := p.shard
 	var row head
 	err := sh.View(ctx, func(tx *shards.Tx) (err error) {
 		row, err = readHead(tx)
