@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -294,12 +295,12 @@ func newCopy(p *pattern, key string, at time.Time, random *rand.Rand) *paymentCo
 	id := c.ulid(random).String()
 	c.newID = "pay_" + id
 	c.replace = strings.NewReplacer(p.id, c.newID, p.upstream, p.upstream[:3]+id,
-		told(p.createdAt), told(p.createdAt+c.later), told(p.settledAt), told(p.settledAt+c.later))
+		eventTime(p.createdAt), eventTime(p.createdAt+c.later), eventTime(p.settledAt), eventTime(p.settledAt+c.later))
 	return c
 }
 
-// told is a time as events tell it.
-func told(ms int64) string { return `"` + time.UnixMilli(ms).UTC().Format(time.RFC3339Nano) + `"` }
+// eventTime is a time as events tell it.
+func eventTime(ms int64) string { return `"` + time.UnixMilli(ms).UTC().Format(time.RFC3339Nano) + `"` }
 
 // ulid carries the time and the slot.
 func (c *paymentCopy) ulid(random *rand.Rand) (id ulid.ULID) {
@@ -338,11 +339,7 @@ func (c *paymentCopy) of(r *row) *row {
 }
 
 // link is the keyed hash of a journal's row that follows the one with mac before; ledger/journal.go says what it covers.
-func link(chain interface {
-	Write([]byte) (int, error)
-	Sum([]byte) []byte
-	Reset()
-}, before []byte, e *row) []byte {
+func link(chain hash.Hash, before []byte, e *row) []byte {
 	b := append([]byte(nil), before...)
 	for _, column := range []string{"seq", "epoch", "slot", "occurred_at"} {
 		n, _ := e.value(column).(int64)
