@@ -148,6 +148,7 @@ func TestRateIsLearned(t *testing.T) {
 				})
 				d := drain(t, a, 200, c.payments)
 				got, refused := float64(c.payments)/d.took.Seconds(), float64(d.refused.Load())/float64(d.answers.Load())
+				t.Logf("XX %.1f a second, %.2f %%, refused %d", got, 100*refused, d.refused.Load())
 				if got < c.part*float64(c.rate) {
 					t.Errorf("%.1f a second, want %v of %d", got, c.part, c.rate)
 				}
