@@ -52,10 +52,9 @@ const (
 	gateMax = 250 * time.Millisecond
 	// Once a rate is known, requests also leave by it: when a slow disk makes many seals durable at once, a processor's small bucket would
 	// refuse what comes at once, and a refusal costs a pause. aheadMin may be between place and wire then, or twice as many as are as a rule, so that
-	// such a pile stays small; wireBurst of them may leave at once.
+	// such a pile stays small.
 	aheadMin  = 4
 	aheadPart = 2
-	wireBurst = 3
 
 	// paceForget lets the best time rise towards what is usual by one part in so many an answer: a processor that has become slower for good is
 	// not congested for ever.
@@ -273,11 +272,10 @@ func (p *pace) turn(now time.Time) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
-	gap := time.Duration(float64(time.Second) / rate)
-	if earliest := now.Add(-max(wireBurst*gap, allowanceSlack)); p.wireDue.Before(earliest) {
+	if earliest := now.Add(-p.rate.slack(rate)); p.wireDue.Before(earliest) {
 		p.wireDue = earliest
 	}
-	p.wireDue = p.wireDue.Add(gap)
+	p.wireDue = p.wireDue.Add(time.Duration(float64(time.Second) / rate))
 	return min(p.wireDue.Sub(now), gateMax)
 }
 
