@@ -155,7 +155,6 @@ func TestRateIsLearned(t *testing.T) {
 				})
 				d := drain(t, a, 200, c.payments)
 				got, refused := float64(c.payments)/d.took.Seconds(), float64(d.refused.Load())/float64(d.answers.Load())
-				t.Logf("XX %.1f a second, %.2f %%, refused %d", got, 100*refused, d.refused.Load())
 				if got < c.part*float64(c.rate) {
 					t.Errorf("%.1f a second, want %v of %d", got, c.part, c.rate)
 				}
@@ -201,9 +200,8 @@ func TestRateOutlastsTheDisk(t *testing.T) {
 		const n = 9000
 		d := drainSealed(t, a, 60, n, seal)
 		got, refused := n/d.took.Seconds(), float64(d.refused.Load())/float64(d.answers.Load())
-		// A stall is lost but for what is let go meanwhile.
-		t.Logf("XX %.1f %.2f %d", got, 100*refused, d.refused.Load())
-		if got < 88 || refused >= 0.02 {
+		// Stalls take 7.5 of 100, refusals the rest.
+		if got < 84 || refused >= 0.02 {
 			t.Errorf("%.1f a second, %.2f %% refused", got, 100*refused)
 		}
 	})
