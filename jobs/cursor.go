@@ -92,6 +92,28 @@ func (e *Engine) MoveCursor(source string, to Cursor, done func(error)) {
 	}, done)
 }
 
+// TakeCursor gives a source the cursor of another that it follows, whose own ends with that, in one transaction. It does nothing if
+// there is none to take, or if the source has one.
+func (e *Engine) TakeCursor(ctx context.Context, from, source string) error {
+	if err := (Cursor{}).validate(source); err != nil {
+		return err
+	}
+	err := e.st.Update(ctx, func(tx *bbolt.Tx) error {
+		c, found, err := readCursor(tx, from)
+		if err != nil || !found || tx.Bucket(bCursors).Get([]byte(source)) != nil {
+			return store.Untouched(err)
+		}
+		if err := writeCursor(tx, source, c); err != nil {
+			return err
+		}
+		return tx.Bucket(bCursors).Delete([]byte(from))
+	})
+	if err != nil {
+		return fmt.Errorf("cursor of %q for %q: %w", from, source, err)
+	}
+	return nil
+}
+
 func (c Cursor) validate(source string) error {
 	if len(source) == 0 || len(source) > sourceBytesMax {
 		return invalid("source", "use 1 to %d bytes", sourceBytesMax)

@@ -444,3 +444,29 @@ func TestAudit(t *testing.T) {
 		}
 	}
 }
+
+func TestTakeCursor(t *testing.T) {
+	e, _ := open(t, oneQueue())
+	fatalIf(t, e.TakeCursor(t.Context(), "old", "new"))
+	if _, found, err := e.Cursor("new"); found || err != nil {
+		t.Errorf("taken from nothing: %v, %v", found, err)
+	}
+	fatalIf(t, e.EnqueueFrom(t.Context(), "old", 0, jobs.Cursor{Offset: 7, Anchor: []byte("a")}, nil))
+	for range 2 { // a repeat finds the old one gone
+		fatalIf(t, e.TakeCursor(t.Context(), "old", "new"))
+		if c, found, err := e.Cursor("new"); err != nil || !found || c.Offset != 7 || string(c.Anchor) != "a" {
+			t.Errorf("got %+v, %v, %v", c, found, err)
+		}
+		if _, found, _ := e.Cursor("old"); found {
+			t.Error("the old one is still there")
+		}
+	}
+	fatalIf(t, e.EnqueueFrom(t.Context(), "older", 0, jobs.Cursor{Offset: 9}, nil))
+	fatalIf(t, e.TakeCursor(t.Context(), "older", "new"))
+	if c, _, _ := e.Cursor("new"); c.Offset != 7 {
+		t.Errorf("one that it had became %d", c.Offset)
+	}
+	if err := e.TakeCursor(t.Context(), "old", ""); !errors.Is(err, jobs.ErrInvalid) {
+		t.Errorf("no source: %v", err)
+	}
+}

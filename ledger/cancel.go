@@ -81,6 +81,9 @@ func (l *Ledger) confirm(ctx context.Context, c *paymentChange, method string) (
 	if err != nil {
 		return Payment{}, notFound("tenant")
 	}
+	slot, _ := c.id.slot()
+	l.confirming[slot].Lock()
+	defer l.confirming[slot].Unlock()
 	p, err := l.Payment(ctx, c.tenant, string(c.id))
 	if err != nil {
 		return Payment{}, err

@@ -1,5 +1,13 @@
 package ledger
 
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
 const (
 	panDigitsMin = 14 // Diners Club, the shortest that schemes still issue
 	panDigitsMax = 19 // ISO/IEC 7812
@@ -9,7 +17,11 @@ const (
 // to 19 digits, also grouped by single spaces or dashes, that begin as a card
 // scheme's numbers do and end in a valid check digit (ISO/IEC 7812-1, Luhn). Other
 // groups of digits may stand beside it, as the expiry date does when people type.
+// Digits, spaces and dashes of every script count: text that was pasted has them.
 func holdsCardNumber(s string) bool {
+	if !isASCII(s) {
+		s = strings.Map(plainly, s)
+	}
 	var digits []byte // of the present run of groups
 	var ends []int    // where each group ends in digits
 	for i := 0; i < len(s); i++ {
@@ -93,4 +105,77 @@ func luhn(d []byte) bool {
 		sum += v
 	}
 	return sum%10 == 0
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// plainly spells digits, spaces and dashes as ASCII does, and drops what is not seen.
+func plainly(r rune) rune {
+	switch {
+	case r < utf8.RuneSelf:
+		return r
+	case unicode.Is(unicode.Nd, r):
+		return '0' + digitValue(r)
+	case unicode.Is(unicode.Zs, r):
+		return ' '
+	case unicode.Is(unicode.Pd, r), r == '\u2212': // the minus sign
+		return '-'
+	case unicode.Is(unicode.Cf, r): // zero width, or a soft hyphen
+		return -1
+	}
+	return r
+}
+
+// digitValue is what a decimal digit of any script stands for: Unicode keeps each script's ten together, from zero on.
+func digitValue(r rune) rune {
+	for _, ten := range unicode.Nd.R16 {
+		if rune(ten.Lo) <= r && r <= rune(ten.Hi) {
+			return (r - rune(ten.Lo)) % 10
+		}
+	}
+	for _, ten := range unicode.Nd.R32 {
+		if rune(ten.Lo) <= r && r <= rune(ten.Hi) {
+			return (r - rune(ten.Lo)) % 10
+		}
+	}
+	return 0
+}
+
+// jsonHoldsCard reports whether a JSON value holds card data: a text or number in it that looks like a card number, however its
+// characters are written, or a member that is named as a card's check value or track.
+func jsonHoldsCard(v jsontext.Value) bool {
+	d := jsontext.NewDecoder(strings.NewReader(string(v)))
+	for {
+		kind, at := d.StackIndex(d.StackDepth())
+		t, err := d.ReadToken()
+		if err != nil {
+			return false // the end; what is no JSON was refused before
+		}
+		switch text := t.String(); t.Kind() {
+		case '"':
+			if holdsCardNumber(text) || kind == '{' && at%2 == 0 && isCheckValue(text) {
+				return true
+			}
+		case '0':
+			if holdsCardNumber(text) {
+				return true
+			}
+		}
+	}
+}
+
+// isCheckValue knows the names under which what is on a card's back, or in its stripe, would be sent.
+func isCheckValue(name string) bool {
+	switch strings.ToLower(name) {
+	case "cvv", "cvc", "cvv2", "cvc2", "track1", "track2":
+		return true
+	}
+	return false
 }

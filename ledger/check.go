@@ -67,7 +67,18 @@ func (a *audit) shard(ctx context.Context, sh *shards.Shard) error {
 		a.found(sh, "%v", err)
 	}
 	p := &part{shard: sh, journal: &journal{epoch: a.set.Manifest().Epoch}}
+	var es []epoch
+	err := sh.View(ctx, func(tx *shards.Tx) (err error) {
+		es, err = readEpochs(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	cursor, anchored, err := a.Jobs.Cursor(p.jobsSource())
+	if last := epochBefore(es, p.journal.epoch); err == nil && !anchored && last > 0 { // no box has run in this epoch yet
+		cursor, anchored, err = a.Jobs.Cursor(jobsSource(sh.ID(), last))
+	}
 	if err != nil {
 		return err
 	}
@@ -83,7 +94,7 @@ func (a *audit) shard(ctx context.Context, sh *shards.Shard) error {
 				return err
 			}
 		}
-		return errors.Join(a.slots(tx), a.idempotency(tx), a.open(tx, cursor, anchored))
+		return errors.Join(a.slots(tx), a.idempotency(tx), a.open(tx, cursor, anchored), a.bodies(tx))
 	})
 }
 
@@ -349,6 +360,26 @@ func (a *audit) open(tx *shards.Tx, cursor jobs.Cursor, anchored bool) error {
 		}
 		if _, err := a.Jobs.Get(t, PaymentsQueue, id); err != nil {
 			a.found(tx.Shard(), "%s %s: unsettled, and the queue has no job for it: %v", t, id, err)
+		}
+	}
+	return rows.Err()
+}
+
+// bodies checks that what is to be sent again can be opened.
+func (a *audit) bodies(tx *shards.Tx) error {
+	rows, err := tx.Query(`SELECT /* box */ tenant, record, upstream_key, body FROM sends WHERE body IS NOT NULL`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t, record, key string
+		var body []byte
+		if err := rows.Scan(&t, &record, &key, &body); err != nil {
+			return err
+		}
+		if _, err := a.Keyring.Open(sendRecord(tenants.ID(t), record, key), body); err != nil {
+			a.found(tx.Shard(), "%s %s: what is sent under %s cannot be opened: %v", t, record, key, err)
 		}
 	}
 	return rows.Err()

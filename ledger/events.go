@@ -130,7 +130,7 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 		return EventPage{}, err
 	}
 	epoch := l.set.Manifest().Epoch
-	if len(f.After.seqs) > 0 && f.After.epoch != epoch {
+	if !l.stillHolds(f.After, epoch) {
 		return EventPage{}, errEventsGone
 	}
 	at := Position{epoch, make([]uint64, len(l.parts))}
@@ -183,6 +183,20 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 	}
 	page.Next = at
 	return page, nil
+}
+
+// stillHolds reports whether what a reader has seen is what the journals hold up to there: a position of the epoch before does if it is not
+// beyond what was taken over.
+func (l *Ledger) stillHolds(at Position, epoch uint64) bool {
+	if len(at.seqs) == 0 || at.epoch == epoch {
+		return true
+	}
+	for i, seq := range at.seqs {
+		if end, ok := l.parts[i].endOf(at.epoch); !ok || seq > end {
+			return false
+		}
+	}
+	return true
 }
 
 // before orders events of different shards: by time, then by id.
@@ -295,7 +309,7 @@ func (n *NewEvent) validate() error {
 	if err := v.Compact(); err != nil {
 		return invalid("data_invalid", "data", "must be JSON")
 	}
-	if n.Data = v; holdsCardNumber(string(v)) {
+	if n.Data = v; jsonHoldsCard(v) {
 		return cardData("data")
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,10 @@ type Ledger struct {
 	publish   poke          // rows wait for the event log
 	published atomic.Uint64 // events handed to the event log since start
 
+	// confirming lets an intent be confirmed by one request at a time, by slot: each holds room under the offline policy until it knows whether it
+	// was the first, and two would keep a third intent out. Taken before any other lock.
+	confirming [shards.SlotCount]sync.Mutex
+
 	// accountMus (tenants.ID → *sync.RWMutex) let a tenant's upstream account change
 	// only while nothing is being sealed for it. Taken before any lock of a shard.
 	accountMus sync.Map
@@ -152,16 +157,23 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.isolated(p.shard, err)
 		return
 	}
-	if err = l.verifyAnchor(ctx, p, newChain(l.keyring)); err == nil {
+	if err = l.takeOver(ctx, p); err == nil {
+		err = l.verifyAnchor(ctx, p, newChain(l.keyring))
+	}
+	if err == nil {
 		p.verified.Store(true)
 		if err = l.refresh(ctx, p); err == nil {
 			err = l.readLatest(ctx, p.shard)
+		}
+		if err == nil {
+			err = l.beginEpoch(ctx, p)
 		}
 		p.verified.Store(err == nil)
 	}
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
+		l.alarmCopy(p)
 		if err := l.keys.fillShard(ctx, p.shard, fillAtOpen); err != nil {
 			l.log.Warn("idempotency keys not indexed yet", "shard", p.shard.ID(), "err", err) // Run goes on with it
 		}
@@ -171,6 +183,11 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.keys.passOver(p.shard)
 		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
 	}
+}
+
+// Intact reports whether every shard takes writes, and its journal has been verified.
+func (l *Ledger) Intact() bool {
+	return !slices.ContainsFunc(l.parts, func(p *part) bool { return p.shard.Err() != nil || !p.verified.Load() })
 }
 
 // serve relays one shard's journal, once the shard is in service.

@@ -33,7 +33,7 @@ type mark struct{ name, value string }
 // sighting is an object that bears one of the box's marks.
 type sighting struct {
 	upstream.Object        // without its metadata
-	payment         string // that it names
+	payment, refund string // that it names
 }
 
 // reading is one look through a collection. It is not changed once it was made.
@@ -49,7 +49,7 @@ func read(ctx context.Context, acc *upstream.Account, path string, filter url.Va
 	r := &reading{seen: map[mark][]sighting{}}
 	n := 0
 	r.Sweep, r.answer = acc.Sweep(ctx, path, filter, from, func(o upstream.Object) bool {
-		s := sighting{Object: o, payment: o.Metadata[markPayment]}
+		s := sighting{Object: o, payment: o.Metadata[markPayment], refund: o.Metadata[markRefund]}
 		s.Metadata = nil
 		for _, name := range []string{markPayment, markRefund, markKey} {
 			if v := o.Metadata[name]; v != "" {

@@ -18,13 +18,17 @@ type part struct {
 	// verified: the journal's end was held against its anchor since the box was
 	// started. Until then nothing is written.
 	verified atomic.Bool
+
+	epochs atomic.Pointer[[]epoch] // that the shard has lived through; nil before it was read
 }
 
 // origin names the journal that the shard appends to in this epoch.
 func (p *part) origin() string { return origin(p.shard.ID(), p.journal.epoch) }
 
 // jobsSource names the cursor up to which the journal's rows have become jobs.
-func (p *part) jobsSource() string { return "journal/" + p.origin() }
+func (p *part) jobsSource() string { return jobsSource(p.shard.ID(), p.journal.epoch) }
+
+func jobsSource(shard int, epoch uint64) string { return "journal/" + origin(shard, epoch) }
 
 // look is attached by a group that writes nothing, so that the hooks below run.
 type look struct{}

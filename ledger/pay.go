@@ -62,6 +62,7 @@ type acceptance struct {
 	sealed  any // its source; nil for NULL: an unconfirmed one may have none yet
 	extras  extras
 	key     *keyRow // nil: none
+	resolve int     // the column resolve_first
 }
 
 // accept writes the payment, its key and its journal row in one transaction.
@@ -86,7 +87,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 		Metadata: map[string]string{}, CreatedAt: now}
 	maps.Copy(payment.Metadata, p.Metadata)
 	payment.TakenOffline = l.offline(&tenant)
-	a := &acceptance{payment: &payment, key: newKeyRow(t, key, recordID(payment.ID), seen)}
+	a := &acceptance{payment: &payment, key: newKeyRow(t, key, recordID(payment.ID), seen), resolve: l.parts[shard.ID()].resolveFirst(key != "", now)}
 	source := p.Source
 	if p.PaymentMethod != "" || p.Unconfirmed {
 		source, payment.Means = p.PaymentMethod, ByMethod
@@ -128,8 +129,8 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 }
 
 var (
-	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at)`,
-		`(?,?,?,?,?,'queued',?,?,?,?,?,?,?)`)
+	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at, resolve_first)`,
+		`(?,?,?,?,?,'queued',?,?,?,?,?,?,?,?)`)
 	insertKeys   = newInsert(`INSERT OR FAIL INTO idempotency_keys (tenant, record, key, fingerprint)`, `(?,?,?,?)`)
 	insertExtras = newInsert(`INSERT OR FAIL INTO payment_extras (tenant, payment_id, description, metadata)`, `(?,?,?,?)`)
 )
@@ -140,7 +141,7 @@ func (g *group) write(tx *shards.Tx) error {
 		a := g.accepted[i]
 		p := a.payment
 		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, string(p.Status), nullable(p.OrderID), nullable(p.UserID), a.sealed, string(p.Means),
-			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli())
+			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli(), a.resolve)
 	})
 	if err != nil {
 		return err

@@ -197,11 +197,7 @@ func validateMetadata(metadata map[string]string) error {
 		if err := checkText("metadata", v, len(v), false); err != nil {
 			return err
 		}
-		switch strings.ToLower(k) {
-		case "cvv", "cvc", "cvv2", "cvc2", "track1", "track2":
-			return cardData("metadata")
-		}
-		if holdsCardNumber(k) || holdsCardNumber(v) {
+		if isCheckValue(k) || holdsCardNumber(k) || holdsCardNumber(v) {
 			return cardData("metadata")
 		}
 	}

@@ -143,9 +143,9 @@ func (l *Ledger) createRefund(ctx context.Context, t tenants.ID, key Idempotency
 		} else {
 			tx.Attach(l.refundEvent(t, RefundCreated, &r, now))
 		}
-		if _, err := tx.Exec(`INSERT INTO refunds (tenant, id, payment_id, amount, currency, status, sync, reason, metadata, voids, created_at, settled_at)
-			VALUES (?,?,?,?,?,?,?,?,?,?,?,?)`, string(t), string(id), string(pid), r.Amount, r.Currency, string(r.Status), string(r.Sync.State),
-			nullable(r.Reason), metadata, boolInt(voids), now.UnixMilli(), settled); err != nil {
+		if _, err := tx.Exec(`INSERT INTO refunds (tenant, id, payment_id, amount, currency, status, sync, reason, metadata, voids, created_at, settled_at, resolve_first)
+			VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, string(t), string(id), string(pid), r.Amount, r.Currency, string(r.Status), string(r.Sync.State),
+			nullable(r.Reason), metadata, boolInt(voids), now.UnixMilli(), settled, l.parts[tx.Shard().ID()].resolveFirst(key != "" && !voids, now)); err != nil {
 			return err
 		}
 		return row.attach(tx)

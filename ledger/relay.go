@@ -307,15 +307,7 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 	if life == "" {
 		return ErrNotPublishing
 	}
-	source := func(p *part) string { return "events/" + life + "/" + p.origin() }
-	next := make([]uint64, len(l.parts)) // by part: the last published row
-	for i, p := range l.parts {
-		c, _, err := l.cursor(ctx, source(p))
-		if err != nil {
-			return err
-		}
-		next[i] = c.Offset
-	}
+	source := func(origin string) string { return "events/" + life + "/" + origin }
 	// The cursors are written after each batch and not waited for. What was
 	// published since stands behind the position that was last written: the
 	// position follows its batch's cursors, and what is written is a prefix.
@@ -327,8 +319,16 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	next := make([]uint64, len(l.parts)) // by part: the last published row
 	for i, p := range l.parts {
-		next[i] = max(next[i], seqs[p.origin()])
+		// What a copy took along of the event log is of the epochs before; it may be ahead of the journal that was copied beside it.
+		for _, o := range p.origins() {
+			c, _, err := l.cursor(ctx, source(o.name))
+			if err != nil {
+				return err
+			}
+			next[i] = max(next[i], min(max(c.Offset, seqs[o.name]), o.end))
+		}
 	}
 	for first := 0; ; first++ { // each shard's turn comes, however much another one has to tell
 		var batch []*Event
@@ -382,7 +382,7 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 		for i, p := range l.parts {
 			if upTo[i] != next[i] {
 				next[i] = upTo[i]
-				l.jobs.MoveCursor(source(p), jobs.Cursor{Offset: next[i]}, nil)
+				l.jobs.MoveCursor(source(p.origin()), jobs.Cursor{Offset: next[i]}, nil)
 			}
 		}
 		l.jobs.MoveCursor(positionSource, jobs.Cursor{Offset: position}, nil)

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"time"
 
-	"tenderbox/tenants"
 	"tenderbox/upstream"
 )
 
@@ -124,10 +123,13 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 	default:
 		q.from = first.Add(-windowMargin)
 	}
+	byKey := s.resolveFirst == lookUpByKey && s.keyHash != ""
+	if byKey {
+		q.marks = append(q.marks, mark{markKey, s.keyHash})
+	}
 	if s.table == paymentTable {
-		q.marks = []mark{{markPayment, s.id}}
-		if s.resolveFirst > 1 && s.keyHash != "" {
-			q.marks = append(q.marks, mark{markKey, s.keyHash})
+		q.marks = append(q.marks, mark{markPayment, s.id})
+		if byKey {
 			if from := s.createdAt.Add(-keyRetention - createdMargin); from.Before(q.from) {
 				q.from = from // the request that is repeated came while its key was kept
 			}
@@ -178,17 +180,15 @@ func (l *Ledger) sentBefore(acc *upstream.Account, s *send, last time.Time) (tim
 	return noted.Add(sentMargin), nil
 }
 
-// owned leaves out what bears the client's key and belongs to another payment that the box knows: keys are used again after their time.
+// owned leaves out what bears the client's key and belongs to another record that the box knows: keys are used again after their time.
 func (l *Ledger) owned(ctx context.Context, s *send, found []sighting) (own []sighting, err error) {
 	for _, o := range found {
-		if s.table == paymentTable && o.payment != s.id {
-			known, err := l.holds(ctx, s.tenant, o.payment)
-			if err != nil {
-				return nil, err
-			}
-			if known {
-				continue
-			}
+		known, err := l.anothers(ctx, s, &o)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			continue
 		}
 		own = append(own, o)
 	}
@@ -279,15 +279,24 @@ func (l *Ledger) firstLook(s *send) (time.Time, error) {
 	return last.noted, nil
 }
 
-// holds reports whether the box has a payment of the tenant's.
-func (l *Ledger) holds(ctx context.Context, t tenants.ID, id string) (bool, error) {
-	_, err := l.Payment(ctx, t, id)
+// anothers reports whether the object is that of another record of the tenant's that the box knows.
+func (l *Ledger) anothers(ctx context.Context, s *send, o *sighting) (bool, error) {
+	var err error
+	switch id := o.payment; {
+	case s.table == paymentTable && id != s.id:
+		_, err = l.Payment(ctx, s.tenant, id)
+	case s.table == refundTable && o.refund != s.id:
+		id = o.refund
+		_, err = l.Refund(ctx, s.tenant, id)
+	default:
+		return false, nil
+	}
 	var refusal *Error
 	if errors.As(err, &refusal) && refusal.Kind == NotFound {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("payment %s: %w", id, err)
+		return false, fmt.Errorf("record of %s: %w", o.ID, err)
 	}
 	return true, nil
 }

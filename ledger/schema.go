@@ -289,6 +289,13 @@ ALTER TABLE attempts ADD COLUMN their_time INTEGER; -- the processor's clock whe
 -- When, by the processor's clock, a key was first found past its time though only the box's own clock says so; NULL: not yet.
 ALTER TABLE idempotency_keys ADD COLUMN past_at INTEGER;
 
+-- The lives of the folder that the shard has lived through; see epoch.go.
+CREATE TABLE epochs (
+	epoch    INTEGER PRIMARY KEY,
+	began_at INTEGER,         -- NULL: no clock was known to be right yet
+	seq      INTEGER NOT NULL -- the journal's last row of the epoch before
+) STRICT;
+
 -- What was found out about a record without sending it: polls, look-ups, and a person's verdict.
 CREATE TABLE findings (
 	tenant     TEXT    NOT NULL,

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"tenderbox/shards"
@@ -186,16 +185,17 @@ func (s *send) scanRefund(tx *shards.Tx) (err error) {
 	if err != nil {
 		return err
 	}
-	var account, paidTo sql.NullString
-	if err := tx.QueryRow(`SELECT r.account, p.account, r.series, r.resolve_first FROM refunds r
-		JOIN payments p ON p.tenant = r.tenant AND p.id = r.payment_id WHERE r.tenant = ? AND r.id = ?`,
-		string(s.tenant), s.id).Scan(&account, &paidTo, &s.series, &s.resolveFirst); err != nil {
+	var account, paidTo, key sql.NullString
+	if err := tx.QueryRow(`SELECT r.account, p.account, r.series, r.resolve_first, k.key FROM refunds r
+		JOIN payments p ON p.tenant = r.tenant AND p.id = r.payment_id
+		LEFT JOIN idempotency_keys k ON k.tenant = r.tenant AND k.record = r.id WHERE r.tenant = ? AND r.id = ?`,
+		string(s.tenant), s.id).Scan(&account, &paidTo, &s.series, &s.resolveFirst, &key); err != nil {
 		return err
 	}
 	s.payment, err = scanPayment(tx.QueryRow(`SELECT `+paymentColumns+` WHERE p.tenant = ? AND p.id = ?`, string(s.tenant), string(s.refund.PaymentID)))
 	r := &s.refund
 	s.final, s.state, s.createdAt, s.firstSentAt = r.Status != RefundPending, r.Sync.State, r.CreatedAt, r.Sync.FirstSentAt
-	s.account, s.n = account.String, r.Sync.Attempts+1
+	s.account, s.keyHash, s.n = account.String, key.String, r.Sync.Attempts+1
 	if s.account == "" {
 		s.account = paidTo.String // money goes back the way it came
 	}
@@ -285,19 +285,19 @@ const (
 	markKey     = reservedMetadata + "key"
 )
 
-// metadataSentMax is how many metadata keys of the client's are sent: the
-// processor takes 50, two are the box's own. The box keeps all.
-const metadataSentMax = metadataKeysMax - 2
-
 // encode makes the exact bytes of the step.
 func (s *send) encode() (path string, body []byte) {
 	if s.step == confirm {
 		return upstream.ConfirmRequest{Intent: s.upstreamID}.Encode()
 	}
 	metadata := map[string]string{markPayment: string(s.payment.ID)}
+	if s.keyHash != "" {
+		metadata[markKey] = s.keyHash
+	}
 	add := func(of map[string]string) {
 		names := slices.Sorted(maps.Keys(of))
-		for _, name := range names[:min(len(names), metadataSentMax)] {
+		// The processor takes as many as the box does, and some are the box's own. The box keeps all.
+		for _, name := range names[:min(len(names), metadataKeysMax-len(metadata))] {
 			metadata[name] = of[name]
 		}
 	}
@@ -318,9 +318,6 @@ func (s *send) encode() (path string, body []byte) {
 		}
 		return r.Encode()
 	}
-	if s.keyHash != "" {
-		metadata[markKey] = s.keyHash
-	}
 	add(s.payment.Metadata)
 	r := upstream.ChargeRequest{Amount: s.payment.Amount, Currency: s.payment.Currency, Metadata: metadata}
 	if s.payment.Description != nil {
@@ -338,10 +335,8 @@ func (s *send) encode() (path string, body []byte) {
 // processors like to quote, and of anything that looks like a card number.
 func (s *send) withoutToken(answer *upstream.Answer) *upstream.Answer {
 	a := *answer
-	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message} {
-		if s.token != "" {
-			*text = strings.ReplaceAll(*text, s.token, "[source]")
-		}
+	for _, text := range []*string{&a.Reason, &a.RequestID, &a.Failure.Type, &a.Failure.Code, &a.Failure.DeclineCode, &a.Failure.Message, &a.Failure.Param} {
+		*text = upstream.Redact(*text, s.token, "[source]")
 		if holdsCardNumber(*text) {
 			*text = "[withheld]"
 		}

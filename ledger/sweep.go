@@ -24,6 +24,7 @@ func (l *Ledger) sweep(ctx context.Context) error {
 	var pruned time.Time
 	for pause(ctx, requeueEvery) == nil {
 		l.lookups.forget()
+		l.ageEpochs(ctx)
 		due := l.o.Now().Sub(pruned).Abs() >= pruneEvery
 		for _, sh := range l.healthy() {
 			if err := l.requeueOpen(ctx, sh); err != nil && ctx.Err() == nil {

@@ -75,7 +75,13 @@ func checkEmail(s string) error {
 	if err != nil || a.Address != s || a.Name != "" || len(s) > emailMax || !strings.Contains(s, "@") {
 		return invalid("email_invalid", "email", "must be one e-mail address such as ana@example.org, without a name")
 	}
-	return checkText("email", s, emailMax, true)
+	if err := checkText("email", s, emailMax, true); err != nil {
+		return err
+	}
+	if holdsCardNumber(s) {
+		return cardData("email")
+	}
+	return nil
 }
 
 func checkName(s string) error {

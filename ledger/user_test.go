@@ -157,6 +157,7 @@ func TestUserRefusals(t *testing.T) {
 		{NewUser{ID: "a\x00", Email: "a@example.org"}, "text_invalid"},
 		{NewUser{Email: "a@example.org", Name: "a\nb"}, "text_invalid"},
 		{NewUser{Email: "a@example.org", Name: "4242 4242 4242 4242"}, "card_data_not_allowed"},
+		{NewUser{Email: "4242424242424242@example.org"}, "card_data_not_allowed"},
 		{NewUser{ID: "taken", Email: "a@example.org"}, "user_exists"},
 	} {
 		if _, _, err := b.CreateUser(t.Context(), testTenant, "", c.n); code(err) != c.code {

@@ -28,6 +28,7 @@ type access int
 const (
 	forWriting    access = iota // the writer's one connection
 	forDerived                  // the writer's, of a file that can be computed anew
+	forErasing                  // the writer's, which leaves nothing of what it replaces
 	forCheckpoint               // the background checkpoint's: writes nothing by itself
 	forReading                  // the pool's
 	forAudit                    // a stopped box, its WAL included
@@ -51,7 +52,7 @@ func (a access) settings() []setting {
 		{"mmap_size", "0", "0"},
 	}
 	switch a {
-	case forWriting, forDerived, forCheckpoint:
+	case forWriting, forDerived, forErasing, forCheckpoint:
 		// One fsync of the WAL a commit. NORMAL would lose acknowledged payments.
 		synchronous := "2"
 		if a == forDerived {
@@ -71,6 +72,10 @@ func (a access) settings() []setting {
 			setting{"foreign_keys", "1", "1"},
 			setting{"cell_size_check", "1", "1"},
 		)
+		if a == forErasing {
+			// Zeroes instead of the former bytes in the unused parts of pages.
+			all = append(all, setting{"secure_delete", "1", "1"})
+		}
 		if a != forCheckpoint {
 			// Holds the dirty pages of a full group; less makes it spill them twice.
 			all = append(all, setting{"cache_size", "-16384", "-16384"})
@@ -89,7 +94,7 @@ func (a access) settings() []setting {
 func (a access) dsn(path string) string {
 	q := url.Values{}
 	switch a {
-	case forWriting, forDerived, forCheckpoint:
+	case forWriting, forDerived, forErasing, forCheckpoint:
 		q.Set("mode", "rw") // never create: a file that vanished is damage, not a fresh start
 	case forReading, forAudit:
 		q.Set("mode", "ro")

@@ -15,3 +15,9 @@ func SignManifest(b []byte) ([]byte, error) {
 	all["checksum"] = f.sum()
 	return json.Marshal(all)
 }
+
+// Seat is where a folder stands.
+type Seat = seat
+
+// Is reports whether nothing says that the seats differ.
+func (s seat) Is(o seat) bool { return s.is(o) }

@@ -142,12 +142,7 @@ func (m Manifest) write(dir string) error {
 // one of another program, version or routing, CorruptError for a damaged one.
 func readManifest(dir string) (Manifest, error) {
 	path := filepath.Join(dir, manifestName)
-	file, err := os.Open(path)
-	if err != nil {
-		return Manifest{}, err
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, manifestMax+1))
+	b, err := readUpTo(path, manifestMax+1)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -207,6 +202,16 @@ func readManifest(dir string) (Manifest, error) {
 		return corrupt("%w", err)
 	}
 	return m, nil
+}
+
+// readUpTo reads a file's first most bytes.
+func readUpTo(path string, most int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, most))
 }
 
 // firstStart makes sure that a folder without manifest holds nothing but what a

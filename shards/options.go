@@ -60,6 +60,10 @@ type Options struct {
 	// negative: none).
 	Reserve int64
 
+	// Erase overwrites with zeros what an Update replaces or deletes; SQLite otherwise leaves the bytes where they
+	// were until the place is used again. It is for secrets, and costs writes.
+	Erase bool
+
 	// BeforeCommit runs once a group, inside its transaction, after all closures and
 	// before COMMIT, with what the successful closures attached, in order. An error or
 	// panic rolls the whole group back and is what all its callers get; but if a row breaks

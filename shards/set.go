@@ -106,6 +106,9 @@ func (s *Set) newShard(id int, path string) *Shard {
 		id: id, path: path, set: s, o: &s.o, log: s.o.Logger,
 		queue: make(chan *op, s.o.QueueMax), stop: s.stop, stopped: make(chan struct{}),
 	}
+	if s.o.Erase {
+		sh.writes = forErasing
+	}
 	sh.readers = newReaders(sh, forReading, s.o.ReadConns)
 	sh.ckpt = newCheckpointer(sh)
 	return sh
@@ -132,6 +135,9 @@ func (s *Set) open(ctx context.Context) error {
 	// First all are looked at, then any is touched: a folder of a newer version is
 	// refused as it is.
 	if err := s.each(func(sh *Shard) error { return sh.look(ctx, forReading) }); err != nil {
+		return err
+	}
+	if err := s.settle(); err != nil {
 		return err
 	}
 	s.reserve.open()

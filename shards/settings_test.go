@@ -29,6 +29,7 @@ func TestSettingsOfEveryConnection(t *testing.T) {
 	}{
 		"writing":    {forWriting, map[string]string{"journal_mode": "wal", "synchronous": "2", "wal_autocheckpoint": "0", "foreign_keys": "1", "query_only": "0"}},
 		"derived":    {forDerived, map[string]string{"journal_mode": "wal", "synchronous": "1", "wal_autocheckpoint": "0", "foreign_keys": "1", "query_only": "0"}},
+		"erasing":    {forErasing, map[string]string{"journal_mode": "wal", "synchronous": "2", "wal_autocheckpoint": "0", "foreign_keys": "1", "query_only": "0", "secure_delete": "1"}},
 		"checkpoint": {forCheckpoint, map[string]string{"journal_mode": "wal", "synchronous": "2", "wal_autocheckpoint": "0"}},
 		"reading":    {forReading, map[string]string{"journal_mode": "wal", "query_only": "1"}},
 	} {
@@ -77,7 +78,7 @@ func TestAssertNoticesAMissingSetting(t *testing.T) {
 
 func TestMissingFileIsNeverCreated(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
-	for _, a := range []access{forWriting, forDerived, forCheckpoint, forReading, forAudit, forAuditClean} {
+	for _, a := range []access{forWriting, forDerived, forErasing, forCheckpoint, forReading, forAudit, forAuditClean} {
 		if c, err := openConn(context.Background(), path, a); err == nil {
 			c.Close()
 			t.Errorf("access %d opened a file that is not there", a)

@@ -81,13 +81,16 @@ func verifyCopy(path string) error {
 }
 
 // placeCopy puts a copy of the copy at path; the copy itself stays, should that one be damaged again.
-func placeCopy(path string) error {
-	from, err := os.Open(path + copySuffix)
+func placeCopy(path string) error { return copyOver(path+copySuffix, path) }
+
+// copyOver replaces a file by a copy of another one.
+func copyOver(from, path string) error {
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	err = replaceFile(path, func(to *os.File) error { _, err := io.Copy(to, from); return err })
-	return errors.Join(err, from.Close())
+	err = replaceFile(path, func(to *os.File) error { _, err := io.Copy(to, in); return err })
+	return errors.Join(err, in.Close())
 }
 
 // writeCopy copies the open store to its copy file, whole or not at all.
@@ -107,7 +110,10 @@ func replaceFile(path string, write func(*os.File) error) error {
 	if err != nil {
 		return err
 	}
-	err = write(f)
+	err = f.Chmod(0o600) // a leftover may have been open to others
+	if err == nil {
+		err = write(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -14,9 +14,10 @@ import (
 
 var (
 	bucketTenants = []byte("tenants") // id → record
-	bucketBox     = []byte("box")     // the two keys below
+	bucketBox     = []byte("box")     // the keys below
 	keyFormat     = []byte("format")  // → record of a number
 	keyOperator   = []byte("operator")
+	keyKeys       = []byte("keys") // → keysRecord
 )
 
 // formatNow is the version of what stands in box.db. A newer one is refused and not touched.
@@ -112,6 +113,7 @@ type contents struct {
 	tenants  []record
 	hooks    []hookRecord
 	operator *digest
+	keys     *keysRecord // nil: written by a version that kept none
 }
 
 // readContents reads and verifies every record. Errors: ErrFormat, errRecord.
@@ -134,6 +136,12 @@ func readContents(tx *bbolt.Tx) (c contents, err error) {
 			return c, err
 		}
 	}
+	if v := box.Get(keyKeys); v != nil {
+		c.keys = new(keysRecord)
+		if err := decodeRecord(keyKeys, v, c.keys); err != nil {
+			return c, err
+		}
+	}
 	err = all.ForEach(func(k, v []byte) error {
 		var rec record
 		if err := decodeRecord(k, v, &rec); err != nil {
@@ -148,7 +156,7 @@ func readContents(tx *bbolt.Tx) (c contents, err error) {
 	if err == nil {
 		c.hooks, err = readHooks(tx)
 	}
-	if err == nil && c.format == 0 && (c.operator != nil || len(c.tenants) > 0 || len(c.hooks) > 0) {
+	if err == nil && c.format == 0 && (c.operator != nil || len(c.tenants) > 0 || len(c.hooks) > 0 || c.keys != nil) {
 		err = fmt.Errorf("%w: %q is missing", errRecord, keyFormat)
 	}
 	return c, err

@@ -62,6 +62,8 @@ type Registry struct {
 
 	changeMu sync.Mutex // one change at a time; guards stale, and the order of snapshots
 	stale    bool       // a change's outcome is unknown: read the file before the next one
+
+	keys *keysRecord // what the file says about the box's keys; set by Open and KeepKeys
 }
 
 // snapshot is an immutable view of the registry.
@@ -93,13 +95,20 @@ func Open(st *store.Store, kr *Keyring, o Options) (*Registry, error) {
 			return nil, fmt.Errorf("base domain %q: must be a host name without scheme, port or path", o.BaseDomain)
 		}
 	}
-	s, format, err := r.read(base)
+	s, c, err := r.read(base)
 	if err != nil {
 		return nil, fmt.Errorf("tenants: %w", err)
 	}
 	r.snapshot.Store(s)
-	if format == 0 {
+	r.keys = c.keys
+	if c.format == 0 {
 		if err := r.begin(); err != nil {
+			return nil, fmt.Errorf("tenants: %w", err)
+		}
+	}
+	if c.keys != nil || slices.ContainsFunc(s.all, func(e *entry) bool { return e.Upstream != nil }) || len(c.hooks) > 0 {
+		// The key has proved to be the box's. Otherwise the caller may know: see [Registry.KeepKeys].
+		if err := r.KeepKeys(context.Background()); err != nil {
 			return nil, fmt.Errorf("tenants: %w", err)
 		}
 	}
@@ -114,35 +123,46 @@ func Open(st *store.Store, kr *Keyring, o Options) (*Registry, error) {
 
 // begin writes what an empty file lacks.
 func (r *Registry) begin() error {
+	rec := r.kr.record()
 	value, err := encodeRecord(keyFormat, formatNow)
 	if err != nil {
 		return err
 	}
+	keys, err := encodeRecord(keyKeys, rec)
+	if err != nil {
+		return err
+	}
+	r.keys = &rec
 	return r.st.Update(context.Background(), func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketTenants, bucketBox, bucketWebhooks} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
-		return tx.Bucket(bucketBox).Put(keyFormat, value)
+		box := tx.Bucket(bucketBox)
+		return errors.Join(box.Put(keyFormat, value), box.Put(keyKeys, keys))
 	})
 }
 
 // read builds a snapshot from the file.
-func (r *Registry) read(baseDomain string) (*snapshot, int, error) {
-	var c contents
-	err := r.st.View(func(tx *bbolt.Tx) (err error) { c, err = readContents(tx); return err })
+func (r *Registry) read(baseDomain string) (_ *snapshot, c contents, err error) {
+	err = r.st.View(func(tx *bbolt.Tx) (err error) { c, err = readContents(tx); return err })
 	if errors.Is(err, errRecord) {
 		err = &store.CorruptError{Path: r.st.Path(), Cause: err}
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, c, err
+	}
+	if c.keys != nil {
+		if err := r.kr.fits(c.keys); err != nil {
+			return nil, c, err
+		}
 	}
 	entries := make([]*entry, 0, len(c.tenants))
 	for i := range c.tenants {
 		e, err := c.tenants[i].entry(r.kr)
 		if err != nil {
-			return nil, 0, err
+			return nil, c, fmt.Errorf("%s: %w", r.kr.path, err)
 		}
 		entries = append(entries, e)
 	}
@@ -150,7 +170,7 @@ func (r *Registry) read(baseDomain string) (*snapshot, int, error) {
 	for i := range c.hooks {
 		h, err := c.hooks[i].hook(r.kr)
 		if err != nil {
-			return nil, 0, err
+			return nil, c, fmt.Errorf("%s: %w", r.kr.path, err)
 		}
 		if s.byID[h.Tenant] != nil { // an older version, which knows no endpoints, may have removed their tenant
 			s.hooks[h.Tenant] = append(s.hooks[h.Tenant], h)
@@ -162,7 +182,7 @@ func (r *Registry) read(baseDomain string) (*snapshot, int, error) {
 	if c.operator != nil {
 		s.operator, s.hasOperator = *c.operator, true
 	}
-	return s, c.format, nil
+	return s, c, nil
 }
 
 func newSnapshot(baseDomain string, entries []*entry) *snapshot {

@@ -411,8 +411,26 @@ func TestOtherKeyAndNewerFormatAreRefused(t *testing.T) {
 	b.add(New{ID: "shop", Upstream: &Upstream{"https://x.example", "a", "k", 0}})
 	other, err := CreateKeyring(filepath.Join(b.dir, "other.key"))
 	check(t, err)
-	if _, err := Open(b.st, other, Options{}); !errors.Is(err, ErrSealed) {
+	if _, err := Open(b.st, other, Options{}); !errors.Is(err, ErrKeyFile) || !strings.Contains(err.Error(), other.Path()) {
 		t.Errorf("another key: %v", err)
+	}
+	// Written by a version that knew no names of keys: what is sealed tells, and a box that holds nothing sealed is not claimed.
+	nameless := func(tx *bbolt.Tx) error { return tx.Bucket(bucketBox).Delete(keyKeys) }
+	check(t, b.st.Update(t.Context(), nameless))
+	if _, err := Open(b.st, other, Options{}); !errors.Is(err, ErrSealed) || !strings.Contains(err.Error(), other.Path()) {
+		t.Errorf("another key, nameless: %v", err)
+	}
+	_, err = b.Update(t.Context(), "shop", func(t *Tenant) error { t.Upstream = nil; return nil })
+	check(t, err)
+	check(t, b.st.Update(t.Context(), nameless))
+	if _, err := Open(b.st, other, Options{}); err != nil {
+		t.Errorf("another key, nothing to tell it by: %v", err)
+	}
+	b.Registry, err = Open(b.st, b.kr, Options{})
+	check(t, err)
+	check(t, b.KeepKeys(t.Context()))
+	if _, err := Open(b.st, other, Options{}); !errors.Is(err, ErrKeyFile) {
+		t.Errorf("another key, once the right one was kept: %v", err)
 	}
 	newer, err := encodeRecord(keyFormat, formatNow+1)
 	check(t, err)

@@ -23,6 +23,7 @@ type ask struct {
 	currency string
 	payment  string
 	probe    bool
+	tokens   []string // sources and payment methods in it
 }
 
 var kinds = map[string]string{"charges": kindCharge, "payment_intents": kindIntent, "refunds": kindRefund}
@@ -41,6 +42,11 @@ func newAsk(c call) ask {
 		a.amount, _ = strconv.ParseInt(form.Get("amount"), 10, 64)
 		a.currency = strings.ToLower(form.Get("currency"))
 		a.payment = form.Get("metadata[" + metadataPayment + "]")
+		for _, member := range []string{"source", "payment_method"} {
+			if token := form.Get(member); token != "" {
+				a.tokens = append(a.tokens, token)
+			}
+		}
 	}
 	return a
 }

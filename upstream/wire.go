@@ -196,7 +196,8 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	case int64(len(body)) > bytesMax:
 		r.Reason, r.health = reasonTooLarge, foreign
 	default:
-		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, body, w.cfg.Now())
+		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, q.without(key, body), w.cfg.Now())
+		r.redact(key)
 		r.urlWrong = collectionUnknown(q, r.Answer)
 	}
 	switch r.health {

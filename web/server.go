@@ -51,6 +51,7 @@ type Ledger interface {
 	Users
 	Orders
 	Events
+	History
 	Notifications
 	Box
 }

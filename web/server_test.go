@@ -26,6 +26,7 @@ type otherNouns interface {
 	Users
 	Orders
 	Events
+	History
 	Notifications
 }
 

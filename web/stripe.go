@@ -71,6 +71,8 @@ func (s *Server) registerStripe() {
 	s.stripe(http.MethodPost, "/refunds", s.stripeCreateRefund)
 	s.stripe(http.MethodGet, "/refunds", s.stripeListRefunds)
 	s.stripe(http.MethodGet, "/refunds/:id", s.stripeGetRefund)
+	s.stripe(http.MethodGet, "/events", s.stripeListEvents)
+	s.stripe(http.MethodGet, "/events/:id", s.stripeGetEvent)
 }
 
 // oneAccount refuses what names another account than the key's: the money would go elsewhere than the client thinks.

@@ -118,7 +118,7 @@ func TestStripeDecline(t *testing.T) {
 	if again.body != a.body || again.status != 402 || again.header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("replayed: %d %v %s", again.status, again.header, again.body)
 	}
-	x.form("POST /v1/refunds", "charge="+charge).refuses(400, "invalid_request_error", "payment_intent_unexpected_state", "")
+	x.form("POST /v1/refunds", "charge="+charge).refuses(400, "invalid_request_error", "charge_not_refundable", "charge")
 }
 
 func TestStripeParameters(t *testing.T) {
@@ -151,7 +151,7 @@ func TestStripeParameters(t *testing.T) {
 		"customer":             {"charges", goodCharge + "&customer=cus_1", "parameter_unsupported", "customer"},
 		"fee":                  {"charges", goodCharge + "&application_fee_amount=1", "parameter_unsupported", "application_fee_amount"},
 		"transfer":             {"charges", goodCharge + "&transfer_data[destination]=acct_1", "parameter_unsupported", "transfer_data"},
-		"card number":          {"charges", "amount=1&currency=usd&source[object]=card&source[number]=4242424242424242&source[cvc]=123", "", ""},
+		"card number":          {"charges", "amount=1&currency=usd&source[object]=card&source[number]=4242424242424242&source[cvc]=123", "card_data_not_allowed", "source[number]"},
 		"card number in text":  {"charges", goodCharge + "&description=4242+4242+4242+4242", "card_data_not_allowed", "description"},
 		"card number as token": {"charges", "amount=1&currency=usd&source=4242424242424242", "card_data_not_allowed", "source"},
 		"card number, kept":    {"charges", goodCharge + "&metadata[a]=4242424242424242", "card_data_not_allowed", "metadata"},

@@ -50,10 +50,10 @@ var stripeNames = map[string]struct {
 	"amount_invalid":         {0, invalidRequest, "parameter_invalid_integer", "amount", ""},
 	"source_missing":         {0, invalidRequest, "parameter_missing", "", ""},
 	"payment_method_missing": {0, invalidRequest, "parameter_missing", "", ""},
-	"refund_exceeds":         {0, invalidRequest, "charge_already_refunded", "amount", ""},
+	"refund_exceeds":         {0, invalidRequest, "amount_too_large", "amount", ""},
 	"payment_not_settled":    {0, invalidRequest, "charge_not_refundable", "charge", ""},
 	"payment_sent":           {0, invalidRequest, "payment_intent_unexpected_state", "", ""},
-	"payment_final":          {0, invalidRequest, "payment_intent_unexpected_state", "", ""},
+	"payment_final":          {0, invalidRequest, "charge_not_refundable", "charge", ""}, // of a refund; an intent's: orUnexpected
 	// A till's "offline decline": the sale is not made, and another means of payment, cash for one, is the answer. A client that
 	// saw a mistake in its own request, or a conflict that goes away, would do the wrong thing.
 	"offline_limit": {http.StatusPaymentRequired, cardError, "card_declined", "", ""},

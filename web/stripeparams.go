@@ -253,14 +253,19 @@ func cannot(why string) stripeRule          { return stripeRule{nested: true, no
 // check refuses unknown parameters as Stripe does, all at once, and those that would change what happens to the money if the box
 // ignored them.
 func (rules stripeRules) check(ps stripeParams) error {
+	// A card first: that it must not be sent is what its client has to hear, whatever else is wrong with it.
+	for i := range ps {
+		p := &ps[i]
+		if rule, known := rules[p.base]; !(known && rule.nested && rule.no == "") && p.holdsCard() {
+			return &stripeError{status: http.StatusBadRequest, Type: invalidRequest, Code: "card_data_not_allowed", Param: clip(p.name),
+				Message: "Send a token of your processor, never card data."}
+		}
+	}
 	var unknown []string
 	for i := range ps {
 		p := &ps[i]
 		rule, known := rules[p.base]
 		switch {
-		case !(known && rule.nested && rule.no == "") && p.holdsCard():
-			return &stripeError{status: http.StatusBadRequest, Type: invalidRequest, Code: "card_data_not_allowed", Param: clip(p.name),
-				Message: "Send a token of your processor, never card data."}
 		case !known:
 			if !slices.Contains(unknown, clip(p.base)) {
 				unknown = append(unknown, clip(p.base))

@@ -79,7 +79,7 @@ func (s *Server) stripeCreateRefund(x *exchange, _ string) error {
 	n.PaymentID = string(p.ID)
 	r, replayed, err := s.ledger.CreateRefund(x.r.Context(), x.caller.Tenant, key, n)
 	if err != nil {
-		return err
+		return orAlreadyRefunded(err, &p)
 	}
 	x.replayed(replayed)
 	if r.Status == ledger.RefundPending {
@@ -90,6 +90,15 @@ func (s *Server) stripeCreateRefund(x *exchange, _ string) error {
 		})
 	}
 	return x.answer(http.StatusOK, refundOf(&r))
+}
+
+// orAlreadyRefunded tells a charge of which nothing is left from one of which too little is: clients take the first for done.
+func orAlreadyRefunded(err error, was *ledger.Payment) error {
+	if p, known := explain(err, false); known && p.Code == "refund_exceeds" && was.AmountRefunded == was.Amount {
+		return &stripeError{status: http.StatusBadRequest, Type: invalidRequest, Code: "charge_already_refunded", Param: "charge",
+			Message: "Charge " + chargeID(was.ID) + " has already been refunded."}
+	}
+	return err
 }
 
 // paymentOf reads the payment that charge or payment_intent names.

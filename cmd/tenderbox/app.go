@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -79,7 +78,7 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 	}
 
 	// The keyring comes first: what follows holds sealed records and a journal chained by its key.
-	keyring, err := openKeyring(&config)
+	keyring, err := openKeyring(&config, log)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +152,11 @@ func OpenApp(ctx context.Context, config Config, log *slog.Logger) (_ *App, err 
 		return nil, err
 	}
 	a.onClose(shardsFolder, a.ledger.Close)
+	if a.ledger.Intact() { // the journals' chains have shown that the key is this box's
+		if err := a.registry.KeepKeys(ctx); err != nil {
+			return nil, err
+		}
+	}
 	// Analytics are derived from the shards: whatever is wrong with their file, the box starts, and begins it anew.
 	a.analytics = a.ledger.OpenAnalytics(ctx, config.path(analyticsFile))
 	a.onClose(analyticsFile, a.analytics.Close)
@@ -313,27 +317,6 @@ func (a *App) authenticate(user, password string) (string, bool) {
 		return "", false
 	}
 	return string(caller.Tenant), true
-}
-
-// openKeyring loads the box's key, or makes it at the very first start. A box whose key is gone is not
-// given a new one: nothing in it could be read with that.
-func openKeyring(c *Config) (*tenants.Keyring, error) {
-	file := c.keyFile()
-	keyring, err := tenants.LoadKeyring(file)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return keyring, err
-	}
-	for _, name := range []string{shardsFolder, boxFile} {
-		old, err := exists(c.path(name))
-		if err != nil {
-			return nil, err
-		}
-		if old {
-			return nil, hint(fmt.Errorf("%s is not there, but %s holds a box that was sealed with it", file, c.Data),
-				"put the key file back, or name it with --key-file")
-		}
-	}
-	return tenants.CreateKeyring(file)
 }
 
 // openJobs opens jobs.db. A damaged one is moved aside, and the ledger fills a new one from its journals;

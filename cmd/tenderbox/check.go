@@ -21,7 +21,7 @@ import (
 type checkCommand struct {
 	Data       string `type:"path" default:"./tenderbox-data" help:"The box's data folder."`
 	ConfigFile string `name:"config" type:"path" placeholder:"FILE" help:"Settings file (default DATA/tenderbox.toml, if it exists)."`
-	KeyFile    string `type:"path" placeholder:"FILE" help:"Key of the box (default DATA/box.key)."`
+	KeyFile    string `type:"path" placeholder:"FILE" help:"Keys of the box (default: as for serve)."`
 }
 
 func (checkCommand) Help() string {
@@ -64,7 +64,7 @@ func audit(ctx context.Context, c *Config) (_ []ledger.Finding, err error) {
 	if !found {
 		return nil, hint(fmt.Errorf("%s holds no box", c.Data), "name the box's folder with --data")
 	}
-	keyring, err := tenants.LoadKeyring(c.keyFile())
+	keyring, err := loadKeyring(c)
 	if err != nil {
 		return nil, hint(err, "name the box's key with --key-file")
 	}

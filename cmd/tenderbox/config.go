@@ -21,7 +21,7 @@ import (
 type Config struct {
 	Data       string `type:"path" default:"./tenderbox-data" help:"Folder that holds everything the box keeps."`
 	ConfigFile string `name:"config" type:"path" placeholder:"FILE" help:"Settings file (default DATA/tenderbox.toml, if it exists)."`
-	KeyFile    string `type:"path" placeholder:"FILE" help:"Key that seals card tokens and upstream keys at rest (default DATA/box.key, made at first start)."`
+	KeyFile    string `type:"path" placeholder:"FILE" help:"Keys that seal card tokens and upstream keys at rest (default: the service manager's credential tenderbox.key, else DATA/box.key, made at first start)."`
 	Shards     int    `placeholder:"4" help:"Number of SQLite files; chosen at first start, kept from then on."`
 
 	Listen      string   `default:"127.0.0.1:8080" help:"Address of the HTTP API."`
@@ -65,13 +65,6 @@ const eventsMaxBytesMin = 64 << 20
 
 // The files of a data folder, by the names that DESIGN.md gives them.
 func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
-
-func (c *Config) keyFile() string {
-	if c.KeyFile != "" {
-		return c.KeyFile
-	}
-	return c.path("box.key")
-}
 
 // prepare reads what @FILE secrets point to and then judges the settings, all problems in one error.
 func (c *Config) prepare() error {

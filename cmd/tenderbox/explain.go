@@ -6,6 +6,7 @@ import (
 
 	"tenderbox/shards"
 	"tenderbox/store"
+	"tenderbox/tenants"
 )
 
 // explain adds to an error of opening a box what the operator can do about it.
@@ -23,6 +24,8 @@ func explain(err error) error {
 		return hint(err, "nothing was deleted; `tenderbox check` says more")
 	case errors.Is(err, store.ErrFull), errors.Is(err, shards.ErrFull):
 		return hint(err, "make room on the disk and start again")
+	case errors.Is(err, tenants.ErrKeyFile), errors.Is(err, tenants.ErrSealed):
+		return hint(err, "nothing was changed; put the box's own key file there, or name it with --key-file")
 	case errors.Is(err, fs.ErrPermission):
 		return hint(err, "run the box as the user who owns the data folder")
 	}

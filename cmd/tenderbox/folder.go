@@ -40,7 +40,7 @@ func prepareFolder(dir string) error {
 	for _, entry := range entries {
 		switch name := entry.Name(); {
 		case name == shardsFolder, name == boxFile, name == defaultKeyFile, name == operatorTokenFile,
-			name == "box.key", name == "tenderbox.toml":
+			name == boxKeyFile, name == "tenderbox.toml":
 			return nil
 		case name == "lost+found", name == templatesFolder, strings.HasPrefix(name, "."):
 			// The root of a mounted disk is an empty folder too, and templates may be put there before the first start.

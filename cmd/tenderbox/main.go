@@ -48,6 +48,8 @@ type commands struct {
 	Analytics analyticsCommand `cmd:"" help:"Sums by time, kept beside the books."`
 	Status    statusCommand    `cmd:"" help:"Connectivity, backlog, queues and alarms of a running box."`
 	Check     checkCommand     `cmd:"" help:"Audits the files of a stopped box, changing nothing."`
+	Rekey     rekeyCommand     `cmd:"" help:"Seals a stopped box anew under a new key."`
+	NewEpoch  newEpochCommand  `cmd:"" help:"Tells a stopped box that its folder was restored or is a copy."`
 	Version   versionCommand   `cmd:"" help:"Version, commit, Go and libraries."`
 }
 

@@ -137,7 +137,7 @@ func (s *stage) startWith(ts *testscript.TestScript, flags []string, stdout *os.
 		"--probe-interval", "200ms", "--breaker-open", "300ms"}, flags...)
 	s.box = exec.Command(program, args...)
 	s.box.Dir = ts.Getenv("WORK")
-	s.box.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.socket)
+	s.box.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.socket, credentialsVariable+"="+ts.Getenv(credentialsVariable))
 	s.box.Stdout, s.box.Stderr = log, log
 	if stdout != nil {
 		s.box.Stdout = stdout

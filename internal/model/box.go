@@ -36,6 +36,7 @@ const (
 	keyFile     = "box.key"
 	shardsDir   = "shards"
 	reserveFile = "reserve"
+	seatFile    = "seat"
 )
 
 // queues are those that the ledger's listeners use; nobody works on those that are not about money.

@@ -56,7 +56,7 @@ func makeTemplate(t testing.TB, dir string) (*template, error) {
 			return err
 		}
 		name, err := filepath.Rel(first, path)
-		if err == nil && m.files[name] == nil && name != boxFile+".copy" {
+		if err == nil && m.files[name] == nil && name != boxFile+".copy" && d.Name() != seatFile {
 			m.files[name], err = os.ReadFile(path)
 		}
 		return err

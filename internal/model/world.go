@@ -2,7 +2,9 @@ package model
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"tenderbox/ledger"
+	"tenderbox/shards"
 	"tenderbox/tenants"
 	"tenderbox/upstream/simulator"
 	"tenderbox/upstream/upstreamtest"
@@ -123,6 +126,9 @@ func (w *World) reopen(cutAt int) error {
 	} else { // a new name, because a folder is watched by the name
 		err = os.Rename(old.dir, dir)
 	}
+	if err == nil {
+		err = w.seat(filepath.Join(dir, shardsDir))
+	}
 	if err != nil {
 		return err
 	}
@@ -133,6 +139,22 @@ func (w *World) reopen(cutAt int) error {
 	w.box = b
 	w.log.tracef("life %d begins", b.life)
 	return nil
+}
+
+// seat lets the box believe that its folder is where it was, mostly: each life's has another name, and after a power cut it is made anew.
+// Otherwise the folder is a copy.
+func (w *World) seat(dir string) error {
+	err := os.Remove(filepath.Join(dir, seatFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil || w.random.IntN(6) > 0 {
+		return err
+	}
+	w.log.tracef("the folder is a copy")
+	w.tally.add("another epoch")
+	_, err = shards.NewEpoch(dir)
+	return err
 }
 
 // step lets one thing happen, and some time pass.

@@ -3,10 +3,12 @@ package email
 import (
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/textproto"
+	"net/url"
 	"strings"
 	"time"
 
@@ -142,6 +144,7 @@ func (s *server) repeat(text, secret string) string {
 		b64 := base64.StdEncoding.EncodeToString
 		for _, form := range []string{
 			b64([]byte("\x00" + s.user + "\x00" + s.password)), b64([]byte(s.password)), s.password,
+			url.QueryEscape(s.password), url.PathEscape(s.password), hex.EncodeToString([]byte(s.password)),
 		} {
 			text = strings.ReplaceAll(text, form, "…")
 		}
