@@ -82,6 +82,16 @@ func TestSpacedRequestsCountTheirWait(t *testing.T) {
 	})
 }
 
+func TestStallsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		count := watchStalls(50 * time.Millisecond)
+		time.Sleep(time.Second)
+		if n := count(); n != 0 {
+			t.Errorf("%d stalls of a process that had none", n)
+		}
+	})
+}
+
 func TestCopyIsAnotherPayment(t *testing.T) {
 	const tenant, old = "default", "pay_01J00000000000000000000000"
 	created := time.Date(2030, 1, 2, 3, 4, 5, 678e6, time.UTC).UnixMilli()

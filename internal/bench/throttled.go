@@ -20,6 +20,32 @@ const (
 	burstPart = 10
 )
 
+// stallMin is half of what fills a bucket of a tenth of a second.
+const stallMin = 50 * time.Millisecond
+
+// watchStalls counts how often this process got no processor for so long, until the function that it returns is called.
+func watchStalls(long time.Duration) (count func() int) {
+	stop, counted := make(chan struct{}), make(chan int)
+	go func() {
+		n, tick := 0, time.NewTicker(long/10)
+		defer tick.Stop()
+		for last := time.Now(); ; {
+			select {
+			case <-tick.C:
+				now := time.Now()
+				if now.Sub(last) > long {
+					n++
+				}
+				last = now
+			case <-stop:
+				counted <- n
+				return
+			}
+		}
+	}()
+	return func() int { close(stop); return <-counted }
+}
+
 // kept is what a processor with an allowance has answered within a time.
 type kept struct {
 	took           time.Duration
@@ -58,7 +84,9 @@ func measureAllowance(ctx context.Context, o drainOptions, binary, top string) e
 	}
 	defer l.close()
 	n := int(o.throttled.Seconds() * float64(o.allowance))
+	held := watchStalls(stallMin)
 	d, err := l.drain(ctx, n, "allowance")
+	stalls := held()
 	if err != nil {
 		return err
 	}
@@ -77,6 +105,6 @@ func measureAllowance(ctx context.Context, o drainOptions, binary, top string) e
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	fmt.Printf("  line back to first post %s\n\n", micros(d.wait))
+	fmt.Printf("  line back to first post %s; the processor, which shares the box's cores, was held up for over %s %d times, which fills its bucket and then empties it at once\n\n", micros(d.wait), stallMin, stalls)
 	return nil
 }
