@@ -249,7 +249,7 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 // RecordedAt is when the box wrote the event down; zero if only known to be after
 // OccurredAt, as of events that arose outside the shards.
 func (e *Event) RecordedAt() time.Time {
-	if e.Type == JobFailed || e.Type == ConnectivityChanged || e.Type == ExposureHigh {
+	if e.Type == JobFailed || e.Type == ConnectivityChanged || e.Type == ExposureHigh || e.Type == ReconciliationDifference {
 		return time.Time{}
 	}
 	return e.OccurredAt
@@ -291,7 +291,7 @@ type NewEvent struct {
 }
 
 // boxTypes begin the types of the box's own events; apps use others.
-var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "webhook", "tenderbox"}
+var boxTypes = []string{"user", "order", "payment", "refund", "connectivity", "job", "notification", "webhook", "reconciliation", "tenderbox"}
 
 const eventDataMax = 1 << 20 // bytes; INTERFACE.md
 

@@ -36,6 +36,7 @@ type testOptions struct {
 	sim       *simulator.Simulator // nil: a new one
 	url       string               // of sim, or of nothing
 	now       func() time.Time
+	zone      *time.Location
 	keyMemory time.Duration
 	events    Publisher
 	derive    func(*Event) []jobs.NewJob
@@ -68,7 +69,7 @@ func openBox(t testing.TB, dir string, o testOptions) *testBox {
 	engine := must(jobs.Open(queue, jobs.Options{Queues: testQueues, Now: o.now}))(t)
 	accounts := upstream.NewAccounts(upstream.Config{URL: o.url, Key: "sk_test", Timeout: 5 * time.Second, ProbeInterval: 20 * time.Millisecond, BreakerOpen: 20 * time.Millisecond, Concurrency: o.pace, Now: o.now})
 	b.Ledger = must(Open(ctx, Options{Dir: filepath.Join(dir, "shards"), Keyring: kr, Tenants: registry, Jobs: engine, Accounts: accounts,
-		KeyMemory: o.keyMemory, Now: o.now, Events: o.events, Derive: o.derive}))(t)
+		KeyMemory: o.keyMemory, Now: o.now, Zone: o.zone, Events: o.events, Derive: o.derive}))(t)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup

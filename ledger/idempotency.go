@@ -75,6 +75,7 @@ type keys struct {
 	set         *shards.Set
 	fingerprint sync.Pool // of hash.Hash
 	upstream    []byte    // keys upstreamHash
+	owner       []byte    // keys ownerMark
 	seed        maphash.Seed
 
 	claims sync.Map      // claim → struct{}: requests between receipt and commit
@@ -119,6 +120,7 @@ func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 		set:         set,
 		fingerprint: sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }},
 		upstream:    kr.Subkey("upstream metadata"),
+		owner:       kr.Subkey("upstream owner"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
 		stuck:       make([]atomic.Bool, len(set.All())),
@@ -456,6 +458,14 @@ func (k *keys) upstreamHash(t tenants.ID, key IdempotencyKey) string {
 	m.Write([]byte(t))
 	m.Write([]byte{0})
 	m.Write([]byte(key))
+	return hex.EncodeToString(m.Sum(nil)[:16])
+}
+
+// ownerMark is what a send carries of its box and tenant: by it they tell their own at the processor from those of others on the account,
+// and nobody else learns anything from it.
+func (k *keys) ownerMark(t tenants.ID) string {
+	m := hmac.New(sha256.New, k.owner)
+	m.Write([]byte(t))
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 

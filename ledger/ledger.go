@@ -48,6 +48,7 @@ type Options struct {
 	// 0 means 10 s, twice the default timeout of a request upstream.
 	DrainMax time.Duration
 
+	Zone   *time.Location   // of the box's days, after which the ledger is compared with the processor's; nil means time.Local
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil means none
 }
@@ -60,6 +61,9 @@ func (o Options) withDefaults() Options {
 	o.KeyMemory = cmp.Or(o.KeyMemory, 20*time.Hour)
 	o.Concurrency = cmp.Or(o.Concurrency, ConcurrencyDefault)
 	o.DrainMax = cmp.Or(o.DrainMax, 10*time.Second)
+	if o.Zone == nil {
+		o.Zone = time.Local
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -91,7 +95,9 @@ type Ledger struct {
 	refunds  *waiters[RefundID]   // wait for a refund's outcome
 	hearers  *waiters[tenants.ID] // event streams
 	lookups  *lookups
-	runner   *jobs.Runner
+
+	reconciling reconciling
+	runner      *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
 	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
@@ -117,7 +123,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
-		lookups: newLookups(), lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse()}
+		lookups: newLookups(), reconciling: reconciling{of: map[tenants.ID]bool{}}, lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -261,6 +267,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	start("key index", func(ctx context.Context) error { return l.keys.fill(ctx, l.log) })
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
+	start("daily reconciliation", l.reconcileDaily)
 	g.Go(func() error {
 		if err := guard(func() error { return l.runner.Run(ctx) }); err != nil {
 			return fmt.Errorf("ledger: settler: %w", err)

@@ -312,4 +312,18 @@ CREATE TABLE findings (
 	evidence   TEXT,                            -- JSON
 	PRIMARY KEY (tenant, record, n)
 ) STRICT, WITHOUT ROWID;
+
+-- What succeeded, by when: what a comparison with the processor's list goes through. In the order of time, so that settling adds to its end.
+CREATE INDEX payments_settled ON payments (tenant, settled_at, id) WHERE status = 'succeeded';
+CREATE INDEX refunds_settled ON refunds (tenant, settled_at, id) WHERE status = 'succeeded' AND NOT voids;
+
+-- The last comparisons with the processor's lists; a tenant's stand in one slot. Long and few: a table with row ids.
+CREATE TABLE reconciliations (
+	tenant      TEXT NOT NULL,
+	id          TEXT NOT NULL,
+	day         TEXT,                           -- date that a daily one is about
+	result      TEXT NOT NULL,                  -- JSON, without the differences
+	differences TEXT NOT NULL,                  -- JSON array
+	PRIMARY KEY (tenant, id)
+) STRICT;
 `}}

@@ -62,6 +62,7 @@ type send struct {
 	n       int    // number of the next attempt, from 1
 	key     string // upstream idempotency key
 	keyHash string // of the client's key, as sends carry it; "" without one
+	owner   string // names box and tenant at the processor, to the box alone
 	path    string
 	token   string // the source, so that no text tells it
 	body    []byte // exact bytes
@@ -248,6 +249,7 @@ func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) er
 		}
 		s.token = string(token)
 	}
+	s.owner = l.keys.ownerMark(s.tenant)
 	if s.keyHash != "" {
 		s.keyHash = l.keys.upstreamHash(s.tenant, IdempotencyKey(s.keyHash))
 	}
@@ -283,6 +285,7 @@ const (
 	markPayment = reservedMetadata + "payment"
 	markRefund  = reservedMetadata + "refund"
 	markKey     = reservedMetadata + "key"
+	markOwner   = reservedMetadata + "owner"
 )
 
 // encode makes the exact bytes of the step.
@@ -290,7 +293,7 @@ func (s *send) encode() (path string, body []byte) {
 	if s.step == confirm {
 		return upstream.ConfirmRequest{Intent: s.upstreamID}.Encode()
 	}
-	metadata := map[string]string{markPayment: string(s.payment.ID)}
+	metadata := map[string]string{markPayment: string(s.payment.ID), markOwner: s.owner}
 	if s.keyHash != "" {
 		metadata[markKey] = s.keyHash
 	}

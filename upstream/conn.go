@@ -71,6 +71,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 type witness struct {
 	mu       sync.Mutex // guards what follows; a leaf
 	conns    []conn
+	given    int  // how often the request was given to a connection
 	unproven bool // a connection that does not count
 	first    bool // the first byte of an answer came
 }
@@ -89,6 +90,7 @@ func (w *witness) trace() *httptrace.ClientTrace {
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			w.given++
 			if cc, ok := c.(*countedConn); ok {
 				w.conns = append(w.conns, conn{cc, cc.writes.Load()})
 			} else {
@@ -112,6 +114,18 @@ func (w *witness) maybeSent() bool {
 		}
 	}
 	return w.unproven
+}
+
+// sentBefore reports whether bytes may have left on a connection before the last one.
+func (w *witness) sentBefore() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, c := range w.conns {
+		if i < len(w.conns)-1 && c.writes.Load() != c.before {
+			return true
+		}
+	}
+	return w.unproven && w.given > 1
 }
 
 func (w *witness) answerBegan() bool {

@@ -165,7 +165,7 @@ func TestRequestsKeepStripesContract(t *testing.T) {
 		if answer := get(collection + "?limit=1"); answer.Outcome != upstream.Succeeded { // a probe, too
 			t.Errorf("%s: %+v", collection, answer)
 		}
-		get(collection + "?" + url.Values{"created[gte]": {"1700000000"}, "limit": {"100"}, "starting_after": {"xx_123"}}.Encode())
+		get(collection + "?" + url.Values{"created[gte]": {"1700000000"}, "created[lte]": {"1800000000"}, "limit": {"100"}, "starting_after": {"xx_123"}}.Encode())
 		filters := []url.Values{nil}
 		if collection == upstream.PathRefunds {
 			filters = []url.Values{nil, {"charge": {"ch_123"}}, {"payment_intent": {"pi_123"}}}

@@ -15,7 +15,7 @@
 // # Main types
 //
 //   - Accounts holds one Account for each pair of base URL and account name, and runs the probes.
-//   - Account sends (Enter, Post, Get) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
+//   - Account sends (Enter, Post, Get; Look and Sweep for who is in no hurry) and tells whether sending makes sense now (Ready), and why not (Link, Breaker, Alarms).
 //   - Answer is the typed result.
 //
 // Three instruments decide Ready, each for one account, so that one tenant's processor stops nobody else's:
@@ -41,9 +41,9 @@
 //
 // # Caveats
 //
-// net/http itself sends a POST with an Idempotency-Key again when a kept-alive connection dies under it, and so
-// do our own retries: the processor may see one request more than once, always with the same key and bytes.
-// MaybeSent covers all of these tries.
+// Tries within one Post may show the processor one request more than once, always with the same key and bytes. MaybeSent covers all of
+// them, and a refusal to look at one (429, say) is Retryable only if none before it can have left. net/http is kept from trying POSTs again by itself, for
+// it shows the last answer alone.
 //
 // The proxy variables of the environment are honoured. Accounts are never forgotten while the process lives.
 //

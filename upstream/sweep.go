@@ -26,7 +26,7 @@ const (
 	sweepPage = 100
 	// sweepPagesMax ends a list that has no end: 100,000 objects are more than the days of a doubt hold.
 	sweepPagesMax = 1000
-	// sweepTriesMax is how often a page is asked for that the processor, or a hold, puts off, or that is too large.
+	// sweepTriesMax is how often a page is asked for that the processor, or a hold, puts off, and how often one that is too large.
 	sweepTriesMax = 5
 	// sweepPauseMax is the longest that is waited for such a page: the caller holds a worker.
 	sweepPauseMax = 30 * time.Second
@@ -129,30 +129,39 @@ type pager struct {
 func (p *pager) next(ctx context.Context) (page Answer) {
 	for range sweepTriesMax {
 		p.query.Set("limit", strconv.Itoa(p.size))
-		page = p.get(ctx)
-		if page.Reason == reasonTooLarge && p.size > 1 {
-			p.size = max(p.size/sweepSmaller, 1)
-			continue
-		}
-		if page.Outcome != Retryable || page.RetryAfter <= 0 || page.RetryAfter > sweepPauseMax {
+		page = p.Look(ctx, p.path+"?"+p.query.Encode())
+		if page.Reason != reasonTooLarge || p.size == 1 {
 			return page
 		}
-		wait := time.NewTimer(page.RetryAfter)
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			wait.Stop()
-			return page
-		}
+		p.size = max(p.size/sweepSmaller, 1)
 	}
 	return page
 }
 
-func (p *pager) get(ctx context.Context) Answer {
-	if leave, err := p.Enter(ctx); err == nil {
+// Look is a Get of who is in no hurry: it waits for its turn (Enter), and is asked again a few times if it is put off, by the
+// processor or by what it asked for before.
+func (a *Account) Look(ctx context.Context, path string) (answer Answer) {
+	for range sweepTriesMax {
+		answer = a.getInTurn(ctx, path)
+		if answer.Outcome != Retryable || answer.RetryAfter <= 0 || answer.RetryAfter > sweepPauseMax {
+			return answer
+		}
+		wait := time.NewTimer(answer.RetryAfter)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return answer
+		}
+	}
+	return answer
+}
+
+func (a *Account) getInTurn(ctx context.Context, path string) Answer {
+	if leave, err := a.Enter(ctx); err == nil {
 		defer leave()
 	} // else Get says what is in the way
-	return p.Get(ctx, p.path+"?"+p.query.Encode())
+	return a.Get(ctx, path)
 }
 
 // KeyID names the account's present API key, and is none: equal keys have equal names. Of a key that can be guessed the name

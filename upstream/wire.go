@@ -156,6 +156,9 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 		return result{Answer: Answer{Outcome: Retryable, Reason: "not sent: malformed request"}, health: abandoned}, false
 	}
 	if c.method == http.MethodPost {
+		// net/http sends a request that bears an Idempotency-Key again by itself when a kept connection is cut, and shows only the last answer: a
+		// 429 to the second would hide that the first took effect. Without GetBody, and with a body, it does not.
+		req.GetBody = nil
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	if key != "" {
@@ -198,6 +201,9 @@ func (w *wire) try(ctx context.Context, base, key string, c call) (r result, aga
 	default:
 		r.Answer, r.health = classify(q, resp.StatusCode, resp.Header, q.without(key, body), w.cfg.Now())
 		r.redact(key)
+		if r.Outcome == Retryable && seen.sentBefore() {
+			r.Outcome = Unknown // as in do
+		}
 		r.urlWrong = collectionUnknown(q, r.Answer)
 	}
 	switch r.health {

@@ -314,9 +314,8 @@ func TestMaybeSentOverTLS(t *testing.T) {
 	}
 }
 
-// net/http sends a POST with an Idempotency-Key again when a kept-alive connection dies under it. That is the same key
-// and the same bytes; but when the second dial is refused, the first may have left.
-func TestTransportReplayIsMaybeSent(t *testing.T) {
+// A kept-alive connection dies under a POST, after it took effect. The try that follows is refused a dial: the first may have left.
+func TestSecondTryIsMaybeSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var line *upstreamtest.Line
 		var bodies []string
@@ -350,6 +349,36 @@ func TestTransportReplayIsMaybeSent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The processor refuses to look at the try that follows one that was cut after it took effect: the payment is in doubt, and not unsent.
+// net/http sends a POST with an Idempotency-Key again by itself, and would show the 429 alone. A transport that does so with another's requests
+// is seen through, too.
+func TestRefusalOfSecondTryProvesNothing(t *testing.T) {
+	for name, refusal := range map[string]http.HandlerFunc{"429": reply(429, `{"error":{"type":"rate_limit_error"}}`), "401": reply(401, serverError),
+		"404": reply(404, `{"error":{"type":"invalid_request_error"}}`)} {
+		t.Run(name, func(t *testing.T) {
+			posts := 0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch posts++; posts {
+				case 1:
+					reply(200, goodCharge)(w, r)
+				case 2:
+					panic(http.ErrAbortHandler) // as if it had taken effect
+				default:
+					refusal(w, r)
+				}
+			}))
+			defer server.Close()
+			_, a := account(t, upstream.Config{URL: server.URL})
+			if answer := pay(t.Context(), a, "k"); answer.Outcome != upstream.Succeeded {
+				t.Fatalf("first: %+v", answer)
+			}
+			if answer := pay(t.Context(), a, "k2"); answer.Outcome != upstream.Unknown || !answer.MaybeSent || posts != 3 {
+				t.Errorf("%d posts, %+v", posts, answer)
+			}
+		})
+	}
 }
 
 // Connections that fail before an answer are tried again: GET 3 times, POST 2 times, with full jitter; same bytes.

@@ -66,9 +66,8 @@ func (s *Server) report(ctx context.Context, in *reportInput) (*reportOutput, er
 func (in *SpanQuery) span(now time.Time) (from, to time.Time, zone *time.Location, err error) {
 	zone = time.UTC
 	if in.TZ != "" {
-		// "Local" would be the box's own setting, which is nobody's business; the length bounds what is looked up.
-		if zone, err = time.LoadLocation(in.TZ); err != nil || in.TZ == "Local" || len(in.TZ) > clipMax {
-			return from, to, zone, problem(http.StatusBadRequest, "time_zone_invalid", "tz", "must be an IANA time zone such as Europe/Berlin")
+		if zone, err = zoneOf(in.TZ); err != nil {
+			return from, to, zone, err
 		}
 	}
 	if from, _, err = instant("from", in.From, now.In(zone), zone); err != nil {
@@ -82,6 +81,15 @@ func (in *SpanQuery) span(now time.Time) (from, to time.Time, zone *time.Locatio
 		to = to.AddDate(0, 0, 1)
 	}
 	return from.UTC(), to.UTC(), zone, nil
+}
+
+// zoneOf reads a time zone's name. "Local" would be the box's own setting, which is nobody's business; the length bounds what is looked up.
+func zoneOf(name string) (*time.Location, error) {
+	zone, err := time.LoadLocation(name)
+	if err != nil || name == "Local" || len(name) > clipMax {
+		return nil, problem(http.StatusBadRequest, "time_zone_invalid", "tz", "must be an IANA time zone such as Europe/Berlin")
+	}
+	return zone, nil
 }
 
 // instant reads an RFC 3339 time, or a date as its midnight; nothing is the date of def.

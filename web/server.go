@@ -47,6 +47,7 @@ type Ledger interface {
 	Payments
 	Refunds
 	Reviews
+	Reconciliations
 	Intents
 	Users
 	Orders
@@ -144,6 +145,7 @@ func New(o Options) (*Server, error) {
 	s.registerRefunds()
 	s.registerReviews()
 	s.registerReports()
+	s.registerReconciliations()
 	s.registerUsers()
 	s.registerOrders()
 	s.registerEvents()

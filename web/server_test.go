@@ -22,6 +22,7 @@ import (
 type otherNouns interface {
 	Refunds
 	Reviews
+	Reconciliations
 	Intents
 	Users
 	Orders

@@ -43,6 +43,7 @@ type commands struct {
 	Simulator simulatorCommand `cmd:"" help:"A Stripe-like processor for trying and testing."`
 	Tenant    tenantCommand    `cmd:"" help:"Tenants of a running box."`
 	Queue     queueCommand     `cmd:"" help:"Queues of a running box."`
+	Reconcile reconcileCommand `cmd:"" help:"Compares the ledger of a running box with the processor's lists."`
 	Link      linkCommand      `cmd:"" help:"Takes the line away by word, for drills, and gives it back."`
 	Breaker   breakerCommand   `cmd:"" help:"Opens and closes the breaker by word."`
 	Analytics analyticsCommand `cmd:"" help:"Sums by time, kept beside the books."`

@@ -64,6 +64,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	// cut, restore: the line between box and processor.
 	"cut":     command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.processor.Cut(true) }),
 	"restore": command(func(s *stage, _ *testscript.TestScript, _ []string) error { return s.processor.Cut(false) }),
+	// control ORDER: what POST /_control of the processor takes.
+	"control": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.control(args[0]) }),
 	// until STATE: waits until the box says that connectivity is STATE.
 	"until": command(func(s *stage, _ *testscript.TestScript, args []string) error { return s.until(args[0]) }),
 	// pay N CLIENTS: so many payments by so many clients at once; each must be answered 201.

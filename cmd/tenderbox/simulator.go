@@ -18,7 +18,7 @@ type simulatorCommand struct {
 
 func (simulatorCommand) Help() string {
 	return `It keeps its charges in memory. POST /_control sets faults, each with a probability, says how long things are pending (pending,
-settle_polls, settle_ms) and makes it forget keys (forget_keys); GET /_ledger lists every charge that took effect.
+settle_polls, settle_ms), makes it forget keys (forget_keys) and alters what it holds (alter); GET /_ledger lists every charge that took effect.
 
 Example:
 

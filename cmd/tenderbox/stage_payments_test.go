@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -144,4 +145,18 @@ func (s *stage) settled(count string) error {
 	}
 	d := &demo{out: &strings.Builder{}, box: b, processor: s.processor, paid: s.taken}
 	return d.count(context.Background())
+}
+
+// control gives the processor an order.
+func (s *stage) control(order string) error {
+	answer, err := http.Post(s.upstream+"/_control", "application/json", strings.NewReader(order))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(answer.Body)
+		return fmt.Errorf("the processor does not take the order: %s", text)
+	}
+	return nil
 }

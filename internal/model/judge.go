@@ -75,6 +75,7 @@ func Judge(e Evidence) []Finding {
 	j.seen()
 	j.limited()
 	j.told()
+	j.reconciled()
 	slices.SortStableFunc(j.findings, func(a, b Finding) int { return cmp.Compare(a.Rule, b.Rule) })
 	return j.findings
 }

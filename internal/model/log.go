@@ -195,6 +195,7 @@ type Evidence struct {
 	Shops    map[tenants.ID]Books
 	Exposed  map[string]ledger.Sum
 	Findings []ledger.Finding
+	Compared map[tenants.ID]ledger.Reconciliation
 
 	// What took effect at the processor, and what of its refunds has failed since.
 	Charges []simulator.Effect

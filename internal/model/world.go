@@ -292,10 +292,13 @@ func (w *World) collect(ctx context.Context) (Evidence, error) {
 		}
 		w.tells(ctx, shop, books)
 	}
+	var err error
+	if e.Compared, err = w.reconcile(ctx); err != nil {
+		return e, err
+	}
 	if err := w.box.close(); err != nil {
 		return e, fmt.Errorf("close: %w", err)
 	}
-	var err error
 	if e.Findings, err = w.box.audit(ctx); err != nil {
 		return e, fmt.Errorf("audit: %w", err)
 	}

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 )
 
@@ -14,7 +15,8 @@ type controlView struct {
 // order is what POST /_control takes: settings, and what is to be done at this moment.
 type order struct {
 	Control
-	ForgetKeys bool `json:"forget_keys"` // forget every idempotency key now
+	ForgetKeys bool               `json:"forget_keys"` // forget every idempotency key now
+	Alter      map[string]Altered `json:"alter"`       // objects by id, as a processor that has lost or mistaken something shows them
 }
 
 // serveControl shows the settings; POST sets those that are named, all or none.
@@ -29,7 +31,7 @@ func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 		d.DisallowUnknownFields()
 		err := d.Decode(&c)
 		if err == nil {
-			err = c.validate()
+			err = errors.Join(c.validate(), s.validateAltered(c.Alter))
 		}
 		if err != nil {
 			writeJSON(w, http.StatusBadRequest, map[string]any{"error": failure{Type: "invalid_request_error", Message: err.Error()}})
@@ -42,6 +44,9 @@ func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 		s.control, s.state.settling = c.Control, c.Settling
 		if c.ForgetKeys {
 			s.state.forgetKeys()
+		}
+		for id, a := range c.Alter {
+			s.state.alter(id, a)
 		}
 		s.mu.Unlock()
 	default:
