@@ -197,7 +197,7 @@ func TestRateOutlastsTheDisk(t *testing.T) {
 			}
 			time.Sleep(wait)
 		}
-		const n = 9000
+		const n = 4500
 		d := drainSealed(t, a, 60, n, seal)
 		got, refused := n/d.took.Seconds(), float64(d.refused.Load())/float64(d.answers.Load())
 		// Stalls take 7.5 of 100, refusals the rest.
