@@ -128,7 +128,8 @@ type slowServer struct {
 }
 
 func (s *slowServer) Write(b []byte) (int, error) {
-	time.Sleep(s.first)
+	held := time.NewTimer(s.first)
+	<-held.C
 	s.first = 0
 	s.out.WriteString("HTTP/1.1 201 Created\r\nContent-Length: 20\r\n\r\n" + `{"status":"pending"}`)
 	return len(b), nil

@@ -215,7 +215,8 @@ func (c *line) ask(began time.Time, duration time.Duration, quota *tickets) erro
 		if c.every > 0 {
 			// What comes late because the answer before it did has waited all the same.
 			sent = began.Add(c.due + time.Duration(n)*c.every)
-			time.Sleep(time.Until(sent))
+			rest := time.NewTimer(time.Until(sent))
+			<-rest.C
 		}
 		if quota == nil && sent.Sub(began) >= duration || quota != nil && !quota.take() {
 			return nil

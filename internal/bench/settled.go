@@ -157,7 +157,9 @@ func caughtUp(ctx context.Context, binary, data string) error {
 				return err
 			}
 		}
-		time.Sleep(analyticsLook)
+		if err := pass(waiting, analyticsLook); err != nil {
+			return err
+		}
 	}
 	return box.end(waiting)
 }

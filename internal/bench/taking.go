@@ -49,7 +49,7 @@ func measureTaking(ctx context.Context, o drainOptions, binary, top string) erro
 		if err := l.drains(ctx); err != nil {
 			return err
 		}
-		b.alone, err = l.settling(func() error { time.Sleep(o.duration); return nil })
+		b.alone, err = l.settling(func() error { return pass(ctx, o.duration) })
 		if err != nil {
 			return err
 		}
@@ -104,4 +104,16 @@ func (l *upline) settling(meanwhile func() error) (rate float64, err error) {
 		return 0, err
 	}
 	return float64(l.processor.Posted()-before) / time.Since(began).Seconds(), nil
+}
+
+// pass lets time pass.
+func pass(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
