@@ -55,7 +55,7 @@ fmt: ## Formats every Go file
 bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
 	go run ./internal/bench $(KNOBS) $(BENCHFLAGS)
 
-bench-drain: ## Drains, outcomes waited for, and payments beside a million settled ones; ten minutes (ROUNDS= DURATION=)
+bench-drain: ## Drains, outcomes waited for, and payments beside a million settled ones (ROUNDS= DURATION=)
 	go run ./internal/bench drain $(KNOBS) $(BENCHFLAGS)
 
 bench-jobs: ## Jobs/s beside bare loops and no-op servers, and with a million stored (ROUNDS=)
