@@ -141,8 +141,12 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		l.parts = append(l.parts, &part{shard: sh, derive: newPoke(), hurry: newPoke(),
 			journal: newJournal(l.set.Manifest().Epoch, o.Keyring)})
 	}
+	var opening errgroup.Group
 	for _, p := range l.parts {
-		l.openPart(ctx, p)
+		opening.Go(func() error { return guard(func() error { l.openPart(ctx, p); return nil }) })
+	}
+	if err := opening.Wait(); err != nil {
+		return nil, err
 	}
 	l.runner, err = o.Jobs.NewRunner(jobs.RunnerOptions{Queue: PaymentsQueue, Concurrency: o.Concurrency,
 		Handler: l.settle, Ready: l.ready, Share: l.share, DrainTimeout: o.DrainMax})
