@@ -24,7 +24,7 @@ DURATION ?=
 KNOBS     = $(if $(ROUNDS),-rounds=$(ROUNDS)) $(if $(DURATION),-duration=$(DURATION))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race check fmt bench bench-jobs bench-events bench-peers torture model sdk tools dist clean
+.PHONY: help demo build test race check fmt bench bench-drain bench-jobs bench-events bench-peers torture model sdk tools dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ fmt: ## Formats every Go file
 
 bench: ## Payments/s beside a no-op server, fsyncs, footprint (ROUNDS= DURATION=)
 	go run ./internal/bench $(KNOBS) $(BENCHFLAGS)
+
+bench-drain: ## Drains, outcomes waited for, and payments beside a million settled ones (ROUNDS= DURATION=)
+	go run ./internal/bench drain $(KNOBS) $(BENCHFLAGS)
 
 bench-jobs: ## Jobs/s beside bare loops and no-op servers, and with a million stored (ROUNDS=)
 	go run ./internal/bench jobs $(if $(ROUNDS),-rounds=$(ROUNDS)) $(BENCHFLAGS)

@@ -105,9 +105,9 @@ func (l *Ledger) confirm(ctx context.Context, c *paymentChange, method string) (
 		if moved = p.Status != RequiresConfirmation; moved {
 			return confirmed(p)
 		}
-		n, err := tx.Exec(`UPDATE payments SET status = 'pending', source = coalesce(?, source), taken_offline = ?
+		n, err := tx.Exec(`UPDATE payments SET status = 'pending', source = coalesce(?, source), taken_offline = ?, resolve_first = max(resolve_first, ?)
 			WHERE tenant = ? AND id = ? AND status = 'requires_confirmation' AND coalesce(?, source) IS NOT NULL`,
-			sealed, boolInt(offline), string(c.tenant), string(c.id), sealed)
+			sealed, boolInt(offline), l.resolveFirst(c.shard, true), string(c.tenant), string(c.id), sealed)
 		if err == nil && n == 0 {
 			err = invalid("payment_method_missing", "payment_method", "the intent was made without one; name it now")
 		}

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"tenderbox/jobs"
 	"tenderbox/shards"
+	"tenderbox/tenants"
 )
 
 // keyLookup is how long after an epoch began a new payment or refund with an idempotency key is looked up by that key before its first
@@ -26,9 +28,9 @@ type epoch struct {
 // firstEpoch is that of a folder which began empty.
 const firstEpoch = 1
 
-// looksUpKeys reports whether new records are looked up by their client's keys.
+// looksUpKeys reports whether new records are looked up by their client's keys. now is a time that has certainly come; zero if none is known.
 func (e *epoch) looksUpKeys(now time.Time) bool {
-	return e.n > firstEpoch && (e.began.IsZero() || now.Sub(e.began) < keyLookup)
+	return e.n > firstEpoch && (e.began.IsZero() || now.IsZero() || now.Sub(e.began) < keyLookup)
 }
 
 // readEpochs returns what the shard has lived through, in order.
@@ -68,59 +70,105 @@ func epochBefore(es []epoch, n uint64) uint64 {
 	return last
 }
 
-// takeOver lets the journal's cursor in the queue's file go on in this epoch, so that nothing is derived twice.
-func (l *Ledger) takeOver(ctx context.Context, p *part) error {
+// readEpochs reads what the shard has lived through.
+func (l *Ledger) readEpochs(ctx context.Context, p *part) error {
 	var es []epoch
 	err := p.shard.View(ctx, func(tx *shards.Tx) (err error) {
 		es, err = readEpochs(tx)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		p.epochs.Store(&es)
+	}
+	return err
+}
+
+// relayed returns the journal's cursor in the queue's file and the epoch that it is kept under: this one, or the last that has one.
+func (l *Ledger) relayed(ctx context.Context, p *part) (c jobs.Cursor, under uint64, found bool, err error) {
+	for n := p.journal.epoch; n > 0 && !found && err == nil; n = epochBefore(*p.epochs.Load(), n) {
+		c, found, err = l.cursor(ctx, jobsSource(p.shard.ID(), n))
+		under = n
+	}
+	return c, under, found, err
+}
+
+// takeOver lets the journal's cursor in the queue's file go on in this epoch, so that nothing is derived twice. The epoch is written down in the
+// shard before, so that each epoch that may hold a cursor is known.
+func (l *Ledger) takeOver(ctx context.Context, p *part) error {
+	_, under, found, err := l.relayed(ctx, p)
+	if err != nil || !found || under == p.journal.epoch {
 		return err
 	}
-	p.epochs.Store(&es)
-	last := epochBefore(es, p.journal.epoch)
-	if last == 0 {
-		return nil
-	}
-	if _, _, err := l.cursor(ctx, jobsSource(p.shard.ID(), last)); err != nil { // a damaged one is dropped
-		return err
-	}
-	return l.jobs.TakeCursor(ctx, jobsSource(p.shard.ID(), last), p.jobsSource())
+	return l.jobs.TakeCursor(ctx, jobsSource(p.shard.ID(), under), p.jobsSource())
 }
 
 // beginEpoch writes down the epoch that the shard is in, once; in the same transaction all that is not settled becomes such that it is looked
-// up before it may be sent.
+// up before it may be sent. It also reads the journal's end and counts the shard's sums, as each first group does.
 func (l *Ledger) beginEpoch(ctx context.Context, p *part) error {
 	es := *p.epochs.Load()
 	now := epoch{n: p.journal.epoch}
-	if slices.ContainsFunc(es, func(e epoch) bool { return e.n >= now.n }) {
-		return nil
-	}
-	err := p.shard.UpdateReserved(ctx, func(tx *shards.Tx) error {
+	known := slices.ContainsFunc(es, func(e epoch) bool { return e.n >= now.n })
+	err := p.shard.UpdateAlone(ctx, func(tx *shards.Tx) error {
+		tx.Attach(opening{})
+		if known {
+			return nil
+		}
 		head, err := readHead(tx)
 		if err != nil {
 			return err
 		}
 		now.seq = head.seq
 		if now.n > firstEpoch {
-			for _, query := range []string{
-				`UPDATE /* box */ payments INDEXED BY payments_open SET resolve_first = max(resolve_first, 1) WHERE sync <> 'settled'`,
-				`UPDATE /* box */ refunds INDEXED BY refunds_open SET resolve_first = max(resolve_first, 1) WHERE sync <> 'settled'`,
-			} {
-				if _, err := tx.Exec(query); err != nil {
-					return err
-				}
+			if err := l.mark(tx); err != nil {
+				return err
 			}
 		}
 		_, err = tx.Exec(`INSERT /* box */ INTO epochs (epoch, seq) VALUES (?, ?)`, int64(now.n), int64(now.seq))
 		return err
 	})
-	if err == nil {
+	if err == nil && !known {
 		es = append(slices.Clone(es), now)
 		p.epochs.Store(&es)
 	}
 	return err
+}
+
+// mark makes all that is not settled such that it is looked up before it may be sent, at the account that the tenant has now: a
+// configuration that changes later must not send the box to look where nothing can be.
+func (l *Ledger) mark(tx *shards.Tx) error {
+	rows, err := tx.Query(`SELECT /* box */ DISTINCT tenant FROM payments INDEXED BY payments_open WHERE sync <> 'settled'
+		UNION SELECT tenant FROM refunds INDEXED BY refunds_open WHERE sync <> 'settled'`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var ts []tenants.ID
+	for rows.Next() {
+		var t tenants.ID
+		if err := rows.Scan(&t); err != nil {
+			return err
+		}
+		ts = append(ts, t)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, t := range ts {
+		var account any // NULL: it has none
+		if acc := l.accountOf(t); acc != nil {
+			account = identity(acc)
+		}
+		for _, query := range []string{
+			`UPDATE payments INDEXED BY payments_open SET resolve_first = max(resolve_first, 1), account = coalesce(account, ?) WHERE tenant = ? AND sync <> 'settled'`,
+			`UPDATE refunds INDEXED BY refunds_open SET resolve_first = max(resolve_first, 1), account = coalesce(account,
+				(SELECT p.account FROM payments p WHERE p.tenant = refunds.tenant AND p.id = refunds.payment_id), ?) WHERE tenant = ? AND sync <> 'settled'`,
+		} {
+			if _, err := tx.Exec(query, account, string(t)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ageEpochs dates the shards' epochs as soon as a processor has told the time: a box whose clock stands at 1970 does not know it, and would
@@ -193,7 +241,7 @@ type pastOrigin struct {
 	end  uint64 // its last row
 }
 
-// origins returns the journals of all epochs that the shard has lived through; the present one has no end.
+// origins returns the journals of all epochs that the shard has lived through; the present one has no end. Those are known.
 func (p *part) origins() []pastOrigin {
 	os := []pastOrigin{{p.origin(), math.MaxUint64}}
 	for n := epochBefore(*p.epochs.Load(), p.journal.epoch); n > 0; n = epochBefore(*p.epochs.Load(), n) {
@@ -204,9 +252,14 @@ func (p *part) origins() []pastOrigin {
 	return os
 }
 
-// resolveFirst is what the column of a new record of the shard is to hold: records with a key are looked up by it in an epoch's first days.
-func (p *part) resolveFirst(keyed bool, now time.Time) int {
-	if e := p.epoch(); keyed && e != nil && e.looksUpKeys(now) {
+// resolveFirst is what the column of a record of the shard is to hold when it is taken: those with a key are looked up by it in an epoch's
+// first days. It is asked in the record's transaction: the epoch is known there.
+func (l *Ledger) resolveFirst(sh *shards.Shard, keyed bool) int {
+	e := l.parts[sh.ID()].epoch()
+	if !keyed || e == nil || e.n == firstEpoch {
+		return 0
+	}
+	if now, _ := l.surely(); e.looksUpKeys(now) {
 		return lookUpByKey
 	}
 	return 0
@@ -219,7 +272,8 @@ const lookUpByKey = 2
 func (l *Ledger) alarmCopy(p *part) {
 	k := alarmKey{code: "box_copied"}
 	e := p.epoch()
-	if e == nil || !e.looksUpKeys(l.clock.now()) {
+	now, _ := l.surely()
+	if e == nil || !e.looksUpKeys(now) {
 		l.alarms.clear(k)
 		return
 	}

@@ -313,3 +313,226 @@ func TestEpochIsBegunInEveryShard(t *testing.T) {
 		t.Error("the second is sealed though nobody looked")
 	}
 }
+
+// An intent that waited here for its confirmation was confirmed and charged by the original: the copy finds out. One that was not can be given
+// up, once that is proved.
+func TestCopyFindsIntentsThatWereConfirmed(t *testing.T) {
+	f := newFront(t)
+	a := openFronted(t, f)
+	charged, naked, waiting := a.pay("", unconfirmed("pm_card_visa")), a.pay("", unconfirmed("")), a.pay("", unconfirmed("pm_card_visa"))
+	dir := copyOf(t, a)
+	a = a.on(a.dir)
+	for _, p := range []Payment{charged, naked} {
+		must3(a.Confirm(t.Context(), testTenant, "", string(p.ID), "pm_card_visa"))(t)
+		a.settleNow(p.ID)
+	}
+	a.stop()
+	f.clock.add(time.Hour)
+	b := a.on(dir)
+	for _, sh := range b.set.All() {
+		if err := b.requeueOpen(t.Context(), sh); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []Payment{charged, naked, waiting} {
+		if _, err := b.jobs.Get(string(testTenant), PaymentsQueue, string(p.ID)); err != nil {
+			t.Errorf("%s has no job: %v", p.ID, err)
+		}
+		if _, _, err := b.Cancel(t.Context(), testTenant, "", string(p.ID)); code(err) != "payment_sent" {
+			t.Errorf("given up before it was looked up: %v", err)
+		}
+	}
+	b.mustWait(string(waiting.ID)) // the original may still be at it
+	for _, p := range []Payment{charged, naked} {
+		if got := b.settleNow(p.ID); got.Status != Succeeded || b.effects()[p.ID] != 1 {
+			t.Errorf("%+v", got)
+		}
+	}
+	b.pass(f, formerMargin+time.Second)
+	if got := b.settleNow(waiting.ID); got.Status != RequiresConfirmation {
+		t.Errorf("%+v", got)
+	}
+	b.cancel("", waiting.ID)
+	fresh := b.pay("new", unconfirmed("pm_card_visa"))
+	b.cancel("", fresh.ID) // nothing can have been done to it
+	if err := b.ChangeAccount(t.Context(), testTenant, func() error { return nil }); err != nil {
+		t.Errorf("something still belongs to the account: %v", err)
+	}
+	b.sound()
+}
+
+// The request that makes an intent is repeated under its key after a restore that lost it; the intent that the copy makes is found confirmed.
+func TestRepeatedIntentFindsItsCharge(t *testing.T) {
+	f := newFront(t)
+	a := openFronted(t, f)
+	dir := copyOf(t, a)
+	a = a.on(a.dir)
+	lost := a.pay("k", unconfirmed("pm_card_visa"))
+	must3(a.Confirm(t.Context(), testTenant, "", string(lost.ID), ""))(t)
+	a.settleNow(lost.ID)
+	a.stop()
+	b := a.on(dir)
+	again := b.pay("k", unconfirmed("pm_card_visa"))
+	must3(b.Confirm(t.Context(), testTenant, "", string(again.ID), ""))(t)
+	if p := b.settleNow(again.ID); p.Status != Succeeded || p.Sync.Attempts != 0 || len(f.sim.Ledger().Charges) != 1 {
+		t.Errorf("%+v, %d charges", p, len(f.sim.Ledger().Charges))
+	}
+	b.sound()
+}
+
+// What a copy holds as unsent belongs to the account that its original had: it is not looked for, and then sent, elsewhere.
+func TestCopyKeepsItsAccount(t *testing.T) {
+	f := newFront(t)
+	a := openFronted(t, f)
+	p, q := a.pay("", validPayment()), a.pay("", validPayment())
+	dir := copyOf(t, a)
+	a = a.on(a.dir)
+	a.settleNow(p.ID)
+	a.settleNow(q.ID)
+	a.stop()
+	b := a.on(dir)
+	if err := b.ChangeAccount(t.Context(), testTenant, func() error { return nil }); code(err) != "upstream_account_in_use" {
+		t.Errorf("changed before it was looked up: %v", err)
+	}
+	if got := b.settleNow(q.ID); got.Status != Succeeded {
+		t.Fatalf("%+v", got)
+	}
+	refund := b.giveBack(b.now(q.ID), 500)
+	b.stop()
+	g := newFront(t) // another processor
+	o := b.o
+	o.sim, o.url = g.sim, g.url
+	c := openBox(t, dir, o)
+	c.hear()
+	for range 3 {
+		_ = c.step(string(p.ID))
+		_ = c.step(string(refund))
+		g.clock.add(time.Hour)
+		c.pass(f, time.Hour)
+	}
+	if n := len(g.sim.Ledger().Charges) + len(g.sim.Ledger().Refunds); n != 0 || c.now(p.ID).Status != Pending || c.refundNow(refund).Status != RefundPending {
+		t.Errorf("%d effects elsewhere; %+v, %+v", n, c.now(p.ID), c.refundNow(refund))
+	}
+}
+
+// The box's clock was days ahead when the payment was made, and is right when its copy looks for the charge.
+func TestCopyOfABoxWhoseClockWasAhead(t *testing.T) {
+	f := newFront(t)
+	box := &manualClock{at: f.clock.now().Add(5 * 24 * time.Hour)}
+	a := openBox(t, t.TempDir(), testOptions{idle: true, now: box.now, sim: f.sim, url: f.url})
+	a.hear()
+	p := a.pay("", validPayment())
+	dir := copyOf(t, a)
+	a = a.on(a.dir)
+	a.settleNow(p.ID)
+	a.stop()
+	f.clock.add(8 * 24 * time.Hour)
+	box.set(f.clock.now())
+	b := a.on(dir)
+	for range 6 {
+		_ = b.step(string(p.ID))
+		f.clock.add(20 * time.Minute)
+		box.set(f.clock.now())
+		b.hear()
+	}
+	if got := b.now(p.ID); got.Status != Succeeded || b.effects()[p.ID] != 1 {
+		t.Errorf("%+v, %d effects", got, b.effects()[p.ID])
+	}
+}
+
+// A wall clock that jumps ahead does not end an epoch's first days.
+func TestClockJumpEndsNoEpoch(t *testing.T) {
+	f := newFront(t)
+	box := &manualClock{at: f.clock.now()}
+	a := openBox(t, t.TempDir(), testOptions{idle: true, now: box.now, sim: f.sim, url: f.url})
+	a.hear()
+	a.pay("x", validPayment())
+	old := copyOf(t, a)
+	a = a.on(a.dir)
+	lost := a.settleNow(a.pay("k", validPayment()).ID)
+	a.stop()
+	b := a.on(old)
+	b.ageEpochs(t.Context())
+	f.clock.add(time.Hour)
+	box.set(f.clock.now().Add(8 * 24 * time.Hour))
+	b.hear()
+	again := b.pay("k", validPayment())
+	for range 4 {
+		_ = b.step(string(again.ID))
+		f.clock.add(time.Minute)
+		box.set(f.clock.now().Add(8 * 24 * time.Hour))
+		b.hear()
+	}
+	if n := b.effects()[lost.ID] + b.effects()[again.ID]; n != 1 {
+		t.Errorf("%d charges under one key", n)
+	}
+}
+
+// A shard that is out holds back its own events, not those of others.
+func TestEventsGoOutWithoutAShard(t *testing.T) {
+	log := newMemoryLog()
+	a := openBox(t, t.TempDir(), testOptions{events: log})
+	for range 8 {
+		a.settled(a.pay("", validPayment()).ID)
+	}
+	log.await(t, 16)
+	a.stop()
+	if err := os.WriteFile(filepath.Join(a.dir, "shards", "0002.db"), make([]byte, 100_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := a.on(a.dir)
+	taken := 0
+	for taken < 8 {
+		if p, _, err := b.Pay(t.Context(), testTenant, "", validPayment()); err == nil {
+			b.settled(p.ID)
+			taken++
+		}
+	}
+	log.await(t, 16+2*taken)
+}
+
+// Until a shard is verified and in the folder's epoch, nothing is written to it but that.
+func TestNothingPassesBeforeTheEpoch(t *testing.T) {
+	b := openFronted(t, newFront(t))
+	id := string(b.pay("", validPayment()).ID)
+	p := b.parts[b.shardOf(PaymentID(id)).ID()]
+	p.verified.Store(false)
+	if _, err := b.sealOnly(id); !errors.Is(err, shards.ErrUnavailable) {
+		t.Errorf("sealed: %v", err)
+	}
+	b.openPart(t.Context(), p)
+	if _, err := b.sealOnly(id); err != nil || !p.verified.Load() {
+		t.Errorf("after that: %v", err)
+	}
+}
+
+// A start that dies between two steps of a new epoch, and another epoch after that, leave the journal's cursor to be found.
+func TestCursorIsFoundThroughEpochs(t *testing.T) {
+	a := openBox(t, t.TempDir(), testOptions{})
+	for range 12 {
+		a.settled(a.pay("", validPayment()).ID)
+	}
+	a.stop()
+	dir := filepath.Join(a.dir, "shards")
+	middle := must(shards.NewEpoch(dir))(t)
+	o := a.o
+	o.idle = true
+	b := openBox(t, a.dir, o)
+	for _, p := range b.parts { // as if the start had died before this
+		if err := b.jobs.TakeCursor(t.Context(), jobsSource(p.shard.ID(), middle), jobsSource(p.shard.ID(), firstEpoch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.stop()
+	must(shards.NewEpoch(dir))(t)
+	c := openBox(t, a.dir, o)
+	for _, p := range c.parts {
+		cursor, found, err := c.jobs.Cursor(p.jobsSource())
+		if err != nil || !found || cursor.Offset == 0 {
+			t.Errorf("shard %d: %+v, %v, %v", p.shard.ID(), cursor, found, err)
+		}
+	}
+	if c.raised("queue_lost") {
+		t.Error("the queue counts as lost")
+	}
+}

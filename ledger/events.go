@@ -192,7 +192,9 @@ func (l *Ledger) stillHolds(at Position, epoch uint64) bool {
 		return true
 	}
 	for i, seq := range at.seqs {
-		if end, ok := l.parts[i].endOf(at.epoch); !ok || seq > end {
+		if p := l.parts[i]; !p.verified.Load() {
+			continue // nothing of it is shown now, and its place is kept
+		} else if end, ok := p.endOf(at.epoch); !ok || seq > end {
 			return false
 		}
 	}

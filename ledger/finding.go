@@ -101,6 +101,7 @@ func nullText(s string) any {
 // conclude stores what was found out and what follows from it, in one transaction.
 func (l *Ledger) conclude(s *send, f *finding, o outcome) error {
 	now := l.clock.now()
+	o.at = f.account
 	o.settledAt = l.settledAt(s.tenant, now)
 	return l.apply(s, o, now, func(tx *shards.Tx) error { return l.writeFinding(tx, s, f, now) }, s.n-1, nil)
 }
@@ -147,6 +148,9 @@ func lostFailure(f upstream.Failure) Failure {
 
 // review gives the record to a person.
 func (l *Ledger) review(s *send, f *finding, why string) error {
+	if s.unconfirmed() { // nothing is sent for it, and it is looked for again
+		return &later{reason: why}
+	}
 	f.reason = why
 	err := l.conclude(s, f, unsettled(Review, why))
 	if err == nil && s.table == refundTable {

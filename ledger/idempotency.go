@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
 
 	"tenderbox/shards"
 	"tenderbox/tenants"
@@ -266,13 +267,23 @@ const (
 // service later, then returns.
 func (k *keys) fill(ctx context.Context, log *slog.Logger) error {
 	for !k.whole.Load() {
+		// All at once: requests wait for it, so that it may have the cores.
+		var filling errgroup.Group
 		for _, sh := range k.set.All() {
 			if sh.Err() != nil {
 				continue
 			}
-			if err := k.fillShard(ctx, sh, math.MaxInt); err != nil && ctx.Err() == nil {
-				log.Warn("idempotency keys not indexed yet", "shard", sh.ID(), "err", err)
-			}
+			filling.Go(func() error {
+				return guard(func() error {
+					if err := k.fillShard(ctx, sh, math.MaxInt); err != nil && ctx.Err() == nil {
+						log.Warn("idempotency keys not indexed yet", "shard", sh.ID(), "err", err)
+					}
+					return nil
+				})
+			})
+		}
+		if err := filling.Wait(); err != nil {
+			return err
 		}
 		if k.whole.Load() {
 			break

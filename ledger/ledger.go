@@ -141,8 +141,12 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 		l.parts = append(l.parts, &part{shard: sh, derive: newPoke(), hurry: newPoke(),
 			journal: newJournal(l.set.Manifest().Epoch, o.Keyring)})
 	}
+	var opening errgroup.Group
 	for _, p := range l.parts {
-		l.openPart(ctx, p)
+		opening.Go(func() error { return guard(func() error { l.openPart(ctx, p); return nil }) })
+	}
+	if err := opening.Wait(); err != nil {
+		return nil, err
 	}
 	l.runner, err = o.Jobs.NewRunner(jobs.RunnerOptions{Queue: PaymentsQueue, Concurrency: o.Concurrency,
 		Handler: l.settle, Ready: l.ready, Share: l.share, DrainTimeout: o.DrainMax})
@@ -163,19 +167,12 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		l.isolated(p.shard, err)
 		return
 	}
-	if err = l.takeOver(ctx, p); err == nil {
-		err = l.verifyAnchor(ctx, p, newChain(l.keyring))
-	}
-	if err == nil {
-		p.verified.Store(true)
-		if err = l.refresh(ctx, p); err == nil {
-			err = l.readLatest(ctx, p.shard)
-		}
+	for _, step := range []func(context.Context, *part) error{l.readEpochs, l.verifyAnchor, l.beginEpoch, l.takeOver, l.readLatest} {
 		if err == nil {
-			err = l.beginEpoch(ctx, p)
+			err = step(ctx, p)
 		}
-		p.verified.Store(err == nil)
 	}
+	p.verified.Store(err == nil)
 	switch {
 	case err == nil:
 		l.alarms.clear(k)
@@ -213,7 +210,8 @@ func (l *Ledger) serve(ctx context.Context, p *part) error {
 }
 
 // readLatest tells the clock the last time that the shard has written.
-func (l *Ledger) readLatest(ctx context.Context, sh *shards.Shard) error {
+func (l *Ledger) readLatest(ctx context.Context, p *part) error {
+	sh := p.shard
 	var row head
 	err := sh.View(ctx, func(tx *shards.Tx) (err error) {
 		row, err = readHead(tx)

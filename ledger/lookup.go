@@ -24,6 +24,10 @@ const (
 	lookupKeep = 10 * time.Minute
 )
 
+// clockErrorMax is how far ahead the box's clock is taken to have been when a record was made, if the account holds too much to
+// be read from the beginning.
+const clockErrorMax = 31 * 24 * time.Hour
+
 // everything is where a look-up begins that cannot know when the record was sent.
 var everything = time.Unix(0, 0)
 
@@ -41,6 +45,7 @@ type reading struct {
 	upstream.Sweep
 	answer upstream.Answer
 	seen   map[mark][]sighting
+	full   bool      // it ended at sweepObjectsMax
 	at     time.Time // of the box's monotonic clock
 }
 
@@ -57,7 +62,8 @@ func read(ctx context.Context, acc *upstream.Account, path string, filter url.Va
 			}
 		}
 		n++
-		return n < sweepObjectsMax
+		r.full = n >= sweepObjectsMax
+		return !r.full
 	})
 	r.at = time.Now()
 	return r
@@ -106,6 +112,7 @@ type credentials struct {
 type shelf struct {
 	turn  chan struct{} // its one token is held by who reads
 	last  *reading
+	large bool      // a reading from the beginning was full
 	since time.Time // the processor's clock when this process first looked; zero while it is not known
 }
 
@@ -160,6 +167,7 @@ func (k *lookups) ask(ctx context.Context, p place, from, after time.Time) (*rea
 	defer k.mu.Unlock()
 	if ctx.Err() == nil {
 		sh.last = r
+		sh.large = sh.large || r.full && from.Equal(everything)
 	}
 	return r, nil
 }
@@ -177,6 +185,14 @@ func (k *lookups) kept(sh *shelf, from, after time.Time) *reading {
 		return r
 	}
 	return nil
+}
+
+// isLarge reports whether the place was found to hold more than a reading from the beginning can take in.
+func (k *lookups) isLarge(p place) bool {
+	sh := k.shelf(p)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return sh.large
 }
 
 // forget frees what is too old to serve anybody.

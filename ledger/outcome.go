@@ -23,6 +23,7 @@ type outcome struct {
 	status    Status // Succeeded or Failed; "": as open as it was
 	sync      SyncState
 	object    string // its id at the processor; "" leaves what is known
+	at        string // the account that holds it, to which the record is pinned if it is not yet
 	failure   Failure
 	reason    string // its last error; "" for none
 	unsent    bool   // nothing can have had an effect under the present key
@@ -121,8 +122,8 @@ func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards
 		if err := ground(tx); err != nil {
 			return err
 		}
-		n, err := tx.Exec(`UPDATE `+string(s.table)+` SET `+set+` WHERE tenant = ? AND id = ? AND status = 'pending' AND sync `+s.guard()+` AND attempts = ?`,
-			append(args, string(s.tenant), s.id, attempts)...)
+		n, err := tx.Exec(`UPDATE `+string(s.table)+` SET `+set+` WHERE tenant = ? AND id = ? AND status = ? AND sync `+s.guard()+` AND attempts = ?`,
+			append(args, string(s.tenant), s.id, s.openAs(), attempts)...)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -143,6 +144,14 @@ func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards
 		l.wake(s)
 	}
 	return err
+}
+
+// openAs is the status of a record that is not final.
+func (s *send) openAs() string {
+	if s.unconfirmed() {
+		return string(RequiresConfirmation)
+	}
+	return string(Pending) // of refunds too
 }
 
 // guard keeps everybody but a person from a record that is in review.
@@ -181,7 +190,7 @@ func (o *outcome) assignments(s *send) (set string, args []any) {
 			text.WriteString(", ")
 		}
 		text.WriteString(column)
-		if strings.HasSuffix(column, "?") {
+		if strings.Contains(column, "?") {
 			args = append(args, value)
 		}
 	}
@@ -201,6 +210,9 @@ func (o *outcome) assignments(s *send) (set string, args []any) {
 	switch {
 	case o.object != "":
 		put("upstream_id = ?", o.object)
+		if o.at != "" {
+			put("account = coalesce(account, ?)", o.at)
+		}
 	case o.forgotten:
 		put("upstream_id = NULL", nil)
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"tenderbox/shards"
@@ -15,8 +16,8 @@ type part struct {
 	derive  poke // rows wait to become jobs
 	hurry   poke // someone waits for the outcome of one of them
 
-	// verified: the journal's end was held against its anchor since the box was
-	// started. Until then nothing is written.
+	// verified: the journal's end was held against its anchor since the box was started, and the shard is in the folder's epoch. Until
+	// then nothing is written but that.
 	verified atomic.Bool
 
 	epochs atomic.Pointer[[]epoch] // that the shard has lived through; nil before it was read
@@ -29,6 +30,9 @@ func (p *part) origin() string { return origin(p.shard.ID(), p.journal.epoch) }
 func (p *part) jobsSource() string { return jobsSource(p.shard.ID(), p.journal.epoch) }
 
 func jobsSource(shard int, epoch uint64) string { return "journal/" + origin(shard, epoch) }
+
+// opening is attached by the one group that is written before the shard is verified. It is alone in its transaction.
+type opening struct{}
 
 // look is attached by a group that writes nothing, so that the hooks below run.
 type look struct{}
@@ -78,7 +82,7 @@ func groupOf(attached []any) *group {
 // beforeCommit runs in the writer's transaction, after the group's closures.
 func (l *Ledger) beforeCommit(tx *shards.Tx, attached []any) error {
 	p := l.parts[tx.Shard().ID()]
-	if !p.verified.Load() {
+	if !p.verified.Load() && !slices.Contains(attached, any(opening{})) {
 		return fmt.Errorf("%w: its journal is not verified yet", shards.ErrUnavailable)
 	}
 	g := groupOf(attached)

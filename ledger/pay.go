@@ -87,7 +87,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 		Metadata: map[string]string{}, CreatedAt: now}
 	maps.Copy(payment.Metadata, p.Metadata)
 	payment.TakenOffline = l.offline(&tenant)
-	a := &acceptance{payment: &payment, key: newKeyRow(t, key, recordID(payment.ID), seen), resolve: l.parts[shard.ID()].resolveFirst(key != "", now)}
+	a := &acceptance{payment: &payment, key: newKeyRow(t, key, recordID(payment.ID), seen)}
 	source := p.Source
 	if p.PaymentMethod != "" || p.Unconfirmed {
 		source, payment.Means = p.PaymentMethod, ByMethod
@@ -114,6 +114,8 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 				return err
 			}
 		}
+		// An intent that is not confirmed is asked for when it is.
+		a.resolve = l.resolveFirst(shard, key != "" && !p.Unconfirmed)
 		tx.Attach(a)
 		return a.key.fits(tx)
 	})

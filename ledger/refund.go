@@ -145,7 +145,7 @@ func (l *Ledger) createRefund(ctx context.Context, t tenants.ID, key Idempotency
 		}
 		if _, err := tx.Exec(`INSERT INTO refunds (tenant, id, payment_id, amount, currency, status, sync, reason, metadata, voids, created_at, settled_at, resolve_first)
 			VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, string(t), string(id), string(pid), r.Amount, r.Currency, string(r.Status), string(r.Sync.State),
-			nullable(r.Reason), metadata, boolInt(voids), now.UnixMilli(), settled, l.parts[tx.Shard().ID()].resolveFirst(key != "" && !voids, now)); err != nil {
+			nullable(r.Reason), metadata, boolInt(voids), now.UnixMilli(), settled, l.resolveFirst(tx.Shard(), key != "" && !voids)); err != nil {
 			return err
 		}
 		return row.attach(tx)

@@ -226,7 +226,7 @@ func (l *Ledger) cursor(ctx context.Context, source string) (jobs.Cursor, bool, 
 func (l *Ledger) requeueOpen(ctx context.Context, sh *shards.Shard) error {
 	for _, query := range []string{
 		`SELECT /* box */ tenant, id FROM payments INDEXED BY payments_open
-			WHERE sync <> 'settled' AND sync <> 'review' AND status = 'pending' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`,
+			WHERE sync <> 'settled' AND sync <> 'review' AND (status = 'pending' OR resolve_first > 0) AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`,
 		`SELECT /* box */ tenant, id FROM refunds INDEXED BY refunds_open
 			WHERE sync <> 'settled' AND sync <> 'review' AND (tenant, id) > (?, ?) ORDER BY tenant, id LIMIT ?`,
 	} {
@@ -320,7 +320,9 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 		return err
 	}
 	next := make([]uint64, len(l.parts)) // by part: the last published row
-	for i, p := range l.parts {
+	begun := make([]bool, len(l.parts))  // its next is known
+	begin := func(i int) error {
+		p := l.parts[i]
 		// What a copy took along of the event log is of the epochs before; it may be ahead of the journal that was copied beside it.
 		for _, o := range p.origins() {
 			c, _, err := l.cursor(ctx, source(o.name))
@@ -329,6 +331,8 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 			}
 			next[i] = max(next[i], min(max(c.Offset, seqs[o.name]), o.end))
 		}
+		begun[i] = true
+		return nil
 	}
 	for first := 0; ; first++ { // each shard's turn comes, however much another one has to tell
 		var batch []*Event
@@ -338,7 +342,16 @@ func (l *Ledger) publishFrom(ctx context.Context) error {
 			i := (first + k) % len(l.parts)
 			p := l.parts[i]
 			room := l.events.BatchMax() - len(batch)
-			if room == 0 || p.shard.Err() != nil || next[i] >= p.journal.currentHead().seq {
+			if room == 0 || p.shard.Err() != nil || !p.verified.Load() {
+				continue
+			}
+			if !begun[i] {
+				if err := begin(i); err != nil {
+					return err
+				}
+				upTo[i] = next[i]
+			}
+			if next[i] >= p.journal.currentHead().seq {
 				continue
 			}
 			err := l.follow(ctx, p, next[i], room, func(e *Event) error {
@@ -412,8 +425,8 @@ func EventPosition(e *jobs.Engine) (uint64, error) {
 
 // verifyAnchor checks a shard before it serves: the row that the queue's file
 // anchored is there, unchanged, and the journal's end is whole.
-func (l *Ledger) verifyAnchor(ctx context.Context, p *part, c *chain) error {
-	cursor, found, err := l.cursor(ctx, p.jobsSource())
+func (l *Ledger) verifyAnchor(ctx context.Context, p *part) error {
+	cursor, _, found, err := l.relayed(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -438,6 +451,6 @@ func (l *Ledger) verifyAnchor(ctx context.Context, p *part, c *chain) error {
 	if from.seq > anchor.seq {
 		anchor = head{} // checked above; the tail begins behind it
 	}
-	_, err = verifyJournal(ctx, p.shard, c, from, anchor, nil)
+	_, err = verifyJournal(ctx, p.shard, newChain(l.keyring), from, anchor, nil)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"tenderbox/shards"
 	"tenderbox/upstream"
 )
 
@@ -99,6 +100,7 @@ type question struct {
 	filter url.Values
 	marks  []mark
 	from   time.Time // what is looked for was made at or after this
+	narrow time.Time // the same with less certainty, for an account that holds too much; zero: there is no such
 	after  time.Time // a reading that began before this proves no absence; zero: none is to be proved, or none can be yet
 }
 
@@ -113,11 +115,13 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 		} else if id != nil {
 			q.filter = url.Values{"charge": {*id}}
 		}
-	case !left:
+	case !left && s.resolveFirst == lookUpByKey: // made in this epoch
 		q.from = s.createdAt.Add(-createdMargin)
 		if s.createdAt.After(acc.Clock()) { // the box's clock was not right
 			q.from = everything
 		}
+	case !left: // made by the box before, whose clock nobody knows to have been right
+		q.from, q.narrow = everything, s.createdAt.Add(-clockErrorMax)
 	case first.IsZero():
 		q.from = everything
 	default:
@@ -163,6 +167,9 @@ func (l *Ledger) look(ctx context.Context, s *send, q question) (*reading, error
 	after := q.after
 	if now := q.acc.Clock(); after.After(now) {
 		after = time.Time{} // no reading can prove absence yet; one may find it
+	}
+	if !q.narrow.IsZero() && l.lookups.isLarge(q.place) {
+		return l.lookups.ask(ctx, q.place, q.narrow, after)
 	}
 	return l.lookups.ask(ctx, q.place, q.from, after)
 }
@@ -263,11 +270,52 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 		return l.review(s, f, "nothing is found with the present API key, and nothing proves that it is of the account that was sent to")
 	}
 	o := outcome{sync: s.state, looked: true}
+	o.unpinned = s.unconfirmed() // nothing of it was sent anywhere
 	if s.movesMoney() && l.tooOld(acc, s) {
 		f.reason = "proved not to be there: it is sent under a new key"
 		o.sync, o.unsent, o.unpinned, o.series = Queued, true, true, s.series+1
 	}
 	return l.conclude(s, f, o)
+}
+
+// lookBack looks for an intent that waits here for its confirmation, and may have been confirmed and charged by the box that this folder was
+// copied from. What was is confirmed here too, and settled as it stands; of what was not, nobody need doubt any more that it is unsent.
+func (l *Ledger) lookBack(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
+	f := &finding{kind: kindResolve, account: identity(acc), began: l.clock.now()}
+	q, err := l.question(acc, s, nil, former)
+	if err != nil {
+		return rest, err
+	}
+	r, err := l.look(ctx, s, q)
+	if err != nil {
+		return rest, err
+	}
+	found, err := l.owned(ctx, s, r.of(q.marks))
+	if err != nil {
+		return rest, err
+	}
+	for i := range found {
+		if stood := s.judge(&found[i].Object); stood != stoodWaiting && stood != stoodFailed {
+			return again, l.confirmedBefore(ctx, s)
+		}
+	}
+	return rest, l.exclude(ctx, acc, s, f, q, r, nil)
+}
+
+// confirmedBefore writes down that the intent's client has confirmed it, in the box before.
+func (l *Ledger) confirmedBefore(ctx context.Context, s *send) error {
+	now := l.clock.now()
+	return l.update(ctx, s, func(tx *shards.Tx) error {
+		n, err := tx.Exec(`UPDATE payments SET status = 'pending' WHERE tenant = ? AND id = ? AND status = 'requires_confirmation' AND resolve_first > 0`,
+			string(s.tenant), s.id)
+		if err != nil || n == 0 {
+			return err
+		}
+		p := s.payment
+		p.Status, p.MethodMissing = Pending, false
+		tx.Attach(l.paymentEvent(s.tenant, PaymentConfirmed, &p, now))
+		return nil
+	})
 }
 
 // firstLook is when, by the processor's clock, the record was first looked for since its last send; zero if it was not.

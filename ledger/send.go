@@ -79,6 +79,11 @@ func (s *send) amount() (int64, string) {
 	return s.payment.Amount, s.payment.Currency
 }
 
+// unconfirmed reports an intent that its client has not confirmed, here.
+func (s *send) unconfirmed() bool {
+	return s.table == paymentTable && s.payment.Status == RequiresConfirmation
+}
+
 // collection is where the processor keeps the record's object.
 func (s *send) collection() string {
 	switch {
@@ -173,7 +178,7 @@ func (s *send) scanPayment(tx *shards.Tx) (source []byte, err error) {
 		LEFT JOIN idempotency_keys k ON k.tenant = p.tenant AND k.record = p.id WHERE p.tenant = ? AND p.id = ?`,
 		string(s.tenant), s.id).Scan(&source, &account, &s.series, &s.resolveFirst, &key)
 	p := &s.payment
-	s.final, s.state, s.createdAt, s.firstSentAt = p.Status.Final() || p.Status == RequiresConfirmation, p.Sync.State, p.CreatedAt, p.Sync.FirstSentAt
+	s.final, s.state, s.createdAt, s.firstSentAt = p.Status.Final() || s.unconfirmed() && s.resolveFirst == 0, p.Sync.State, p.CreatedAt, p.Sync.FirstSentAt
 	s.account, s.keyHash, s.n = account.String, key.String, p.Sync.Attempts+1
 	if p.UpstreamID != nil {
 		s.upstreamID = *p.UpstreamID
@@ -242,7 +247,8 @@ func (s *send) confirmation(answer *upstream.Answer) *send {
 
 // open fills in the token and the exact bytes.
 func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) error {
-	if s.table == paymentTable {
+	// What was confirmed in the box that this folder was copied from may have no source here, and needs none to be found.
+	if s.table == paymentTable && (source != nil || s.resolveFirst == 0 && s.upstreamID == "") {
 		token, err := l.keyring.Open(sourceRecord(s.tenant, s.payment.ID), source)
 		if err != nil {
 			return err

@@ -121,6 +121,9 @@ func (l *Ledger) advance(ctx context.Context, t tenants.ID, id string, what next
 	if what == transmitNow {
 		return l.transmit(ctx, acc, s)
 	}
+	if s.unconfirmed() {
+		return l.lookBack(ctx, acc, s)
+	}
 	if s.polled() {
 		return l.poll(ctx, acc, s)
 	}
@@ -239,7 +242,7 @@ func (l *Ledger) ChangeAccount(ctx context.Context, t tenants.ID, change func() 
 	defer mu.Unlock()
 	err := each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
 		var id string
-		err := tx.QueryRow(`SELECT id FROM payments INDEXED BY payments_open WHERE tenant = ? AND sync <> 'settled' AND account IS NOT NULL
+		err := tx.QueryRow(`SELECT id FROM payments INDEXED BY payments_open WHERE tenant = ? AND sync <> 'settled' AND (account IS NOT NULL OR resolve_first > 0)
 			UNION ALL SELECT id FROM refunds INDEXED BY refunds_open WHERE tenant = ? AND sync <> 'settled' LIMIT 1`, string(t), string(t)).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil

@@ -52,7 +52,13 @@ func (l *Ledger) sweep(ctx context.Context) error {
 // jumped ahead must not make them old, so a processor's clock has to agree; while
 // none is known, nothing is forgotten.
 func (l *Ledger) keysBefore() (time.Time, bool) {
-	now, ok := l.clock.now(), false
+	now, ok := l.surely()
+	return now.Add(-keyRetention), ok
+}
+
+// surely returns a time that has come by the box's clock and by every processor's that has told it; false, and the zero time, if none has.
+func (l *Ledger) surely() (now time.Time, ok bool) {
+	now = l.clock.now()
 	for _, acc := range l.accounts.List() {
 		if theirs := acc.Clock(); !theirs.IsZero() {
 			ok = true
@@ -61,7 +67,10 @@ func (l *Ledger) keysBefore() (time.Time, bool) {
 			}
 		}
 	}
-	return now.Add(-keyRetention), ok
+	if !ok {
+		return time.Time{}, false
+	}
+	return now, true
 }
 
 // scrub verifies every journal from its first row, slowly, again and again. A

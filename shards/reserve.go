@@ -149,6 +149,11 @@ func (sh *Shard) UpdateReserved(ctx context.Context, fn func(tx *Tx) error) erro
 	return sh.update(ctx, fn, true)
 }
 
+// UpdateAlone is UpdateReserved in a group of its own: BeforeCommit sees what fn attached, and nothing else.
+func (sh *Shard) UpdateAlone(ctx context.Context, fn func(tx *Tx) error) error {
+	return sh.submit(ctx, fn, true, true)
+}
+
 // Short tells whether the disk was found full and Update is refused for it.
 func (s *Set) Short() bool { return s.reserve.short.Load() }
 

@@ -1,6 +1,7 @@
 package shards
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -36,21 +37,20 @@ type seat struct {
 // Where Linux tells the ids.
 const (
 	machineFile  = "/etc/machine-id"
-	hardwareFile = "/sys/class/dmi/id/product_uuid" // for root only
+	hardwareFile = "/sys/class/dmi/id/product_uuid"              // for root only
+	boardFile    = "/sys/firmware/devicetree/base/serial-number" // of small boards, which have no such id
 )
 
 // hereNow is the seat of a folder at present.
-func hereNow(dir string) (seat, error) {
-	s := seat{Machine: digestOf(machineFile), Hardware: digestOf(hardwareFile)}
-	var err error
-	s.Born, s.Inode, err = birth(dir)
-	return s, err
+func hereNow(dir string) seat {
+	born, inode := birth(dir)
+	return seat{digestOf(machineFile), cmp.Or(digestOf(hardwareFile), digestOf(boardFile)), born, inode}
 }
 
 // digestOf keeps ids that systems want kept private out of the folder.
 func digestOf(path string) string {
 	b, err := os.ReadFile(path)
-	id := strings.TrimSpace(string(b))
+	id := strings.Trim(string(b), " \n\x00")
 	if err != nil || id == "" || id == "uninitialized" {
 		return ""
 	}
@@ -85,19 +85,16 @@ func (s seat) with(o seat) seat {
 	return s
 }
 
-// readSeat returns the seat that a folder has written down; false: none. One that cannot be understood is one that nobody has.
-func readSeat(dir string) (s seat, found bool, err error) {
+// readSeat returns the seat that a folder has written down; false: none. One that cannot be read or understood is one that nobody has.
+func readSeat(dir string) (s seat, found bool) {
 	b, err := readUpTo(filepath.Join(dir, seatName), seatBytesMax)
 	if errors.Is(err, fs.ErrNotExist) {
-		return seat{}, false, nil
+		return seat{}, false
 	}
-	if err != nil {
-		return seat{}, false, err
-	}
-	if json.Unmarshal(b, &s) != nil {
+	if err != nil || json.Unmarshal(b, &s) != nil {
 		s = seat{Machine: "?", Hardware: "?", Born: -1, Inode: math.MaxUint64}
 	}
-	return s, true, nil
+	return s, true
 }
 
 func (s seat) write(dir string) error {
@@ -115,14 +112,8 @@ func (s seat) write(dir string) error {
 // durable before the seat is: after a crash between the two, or if the disk has no room for the seat, the folder begins one more at the
 // next start. One that says nothing was made by an older program, or its seat was taken out on purpose.
 func (s *Set) settle() error {
-	here, err := hereNow(s.dir)
-	if err != nil {
-		return fmt.Errorf("shards: where the folder stands: %w", err)
-	}
-	was, found, err := readSeat(s.dir)
-	if err != nil {
-		return fmt.Errorf("shards: where the folder stood: %w", err)
-	}
+	here := hereNow(s.dir)
+	was, found := readSeat(s.dir)
 	if found && !here.is(was) {
 		m := s.manifest.nextEpoch()
 		if err := m.write(s.dir); err != nil {

@@ -140,3 +140,16 @@ func TestSeats(t *testing.T) {
 		}
 	}
 }
+
+// A seat that cannot be read keeps no box from starting.
+func TestSeatThatIsAFolder(t *testing.T) {
+	dir := tempDir(t)
+	epochOf(t, dir)
+	file := filepath.Join(dir, "seat")
+	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if got := epochOf(t, dir); got <= 1 {
+		t.Errorf("the epoch stayed %d", got)
+	}
+}

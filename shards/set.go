@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sourcegraph/conc/panics"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,7 @@ type Set struct {
 	table    [SlotCount]int
 	stop     chan struct{}
 	turn     turn
+	checking turn // one large file at a time is checked
 	reserve  *reserve
 	leftover []string // side files that Audit's reading made
 
@@ -82,7 +84,7 @@ func begin(dir string, o Options, create bool) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{}), turn: newTurn()}
+	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{}), turn: newTurn(), checking: newTurn()}
 	s.reserve = newReserve(s)
 	if create {
 		s.manifest, err = loadOrCreate(dir, o.Files)
@@ -231,7 +233,7 @@ func (sh *Shard) start(ctx context.Context) error {
 			sh.isolate(err, true)
 		}
 	} else if w.c != nil {
-		sh.background("check", func() { sh.checkTables() })
+		sh.background("check", sh.checkLater)
 	}
 	sh.background("checkpoint", sh.ckpt.run)
 	sh.waiting.Add(1)
@@ -262,6 +264,27 @@ func (sh *Shard) background(name string, f func()) {
 			sh.log.Error("panic", "in", name, "shard", sh.id, "error", err)
 		}
 	}()
+}
+
+// checkDelay lets a box start: what it has to read first must not share the cores with checks of large files, which take seconds.
+const checkDelay = 5 * time.Second
+
+// checkLater is checkTables, after a while and one file after the other.
+func (sh *Shard) checkLater() {
+	delay := time.NewTimer(checkDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case <-sh.set.stop:
+		return
+	}
+	select {
+	case sh.set.checking <- struct{}{}:
+		defer sh.set.checking.give()
+	case <-sh.set.stop:
+		return
+	}
+	sh.checkTables()
 }
 
 // checkTables looks for damage in a large file, table by table, so that no snapshot

@@ -173,10 +173,15 @@ func (sh *Shard) Update(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (sh *Shard) update(ctx context.Context, fn func(tx *Tx) error, reserved bool) error {
+	return sh.submit(ctx, fn, reserved, false)
+}
+
+func (sh *Shard) submit(ctx context.Context, fn func(tx *Tx) error, reserved, alone bool) error {
 	if err := sh.admit(ctx, reserved); err != nil {
 		return err
 	}
 	o := sh.newOp(ctx, fn)
+	o.alone = alone
 	select {
 	case sh.queue <- o:
 	default:
@@ -221,6 +226,7 @@ type op struct {
 	ctx   context.Context
 	fn    func(tx *Tx) error
 	state atomic.Int32
+	alone bool // its group is its own
 	err   error
 	done  chan struct{} // capacity 1: answering never blocks the writer
 }
@@ -231,7 +237,7 @@ func (sh *Shard) newOp(ctx context.Context, fn func(tx *Tx) error) *op {
 	if !ok {
 		o = &op{home: &sh.ops, done: make(chan struct{}, 1)}
 	}
-	o.ctx, o.fn, o.err = ctx, fn, nil
+	o.ctx, o.fn, o.err, o.alone = ctx, fn, nil, false
 	o.state.Store(opWaiting)
 	return o
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"tenderbox/shards"
 	"tenderbox/shards/shardstest"
 )
@@ -450,5 +452,48 @@ func TestClosureThatEndsItsGoroutine(t *testing.T) {
 	}
 	if err := put(sh, "a", 1); err == nil {
 		t.Error("a write succeeded without a writer")
+	}
+}
+
+// BeforeCommit of what is to be alone sees nothing else, however many write at the same time.
+func TestUpdateAlone(t *testing.T) {
+	mixed := false
+	o := options()
+	o.BeforeCommit = func(_ *shards.Tx, attached []any) error {
+		mixed = mixed || slices.Contains(attached, any("alone")) && len(attached) > 1
+		return nil
+	}
+	s, err := shards.Open(ctx, tempDir(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	sh := s.Shard(0)
+	var g errgroup.Group
+	ran := make([]int, 8)
+	for i := range ran {
+		g.Go(func() error {
+			for range 50 {
+				update, what := sh.Update, "in company"
+				if i%2 == 0 {
+					update, what = sh.UpdateAlone, "alone"
+				}
+				if err := update(ctx, func(tx *shards.Tx) error { tx.Attach(what); ran[i]++; return nil }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if mixed {
+		t.Error("an update that was to be alone shared its group")
+	}
+	for i, n := range ran {
+		if n != 50 {
+			t.Errorf("%d: ran %d times", i, n)
+		}
 	}
 }

@@ -65,14 +65,25 @@ func (w *writer) run() {
 // again: letting them run first makes groups of all of them, instead of a group of one
 // whose fsync the others wait for.
 func (w *writer) gather(first *op) {
+	for first != nil {
+		first = w.commitFrom(first)
+	}
+}
+
+// commitFrom gathers and commits one group. It returns the operation that it has met and that the group could not take; nil if there was none.
+func (w *writer) commitFrom(first *op) (left *op) {
 	w.batch = append(w.batch[:0], first)
 	if w.sh.set.turn.take(w.patience) {
 		defer w.sh.set.turn.give()
 	}
 	runtime.Gosched()
-	for len(w.batch) < w.sh.o.BatchMax {
+	for len(w.batch) < w.sh.o.BatchMax && !first.alone {
 		select {
 		case o := <-w.sh.queue:
+			if o.alone {
+				left = o
+				break
+			}
 			w.batch = append(w.batch, o)
 			continue
 		default:
@@ -84,6 +95,7 @@ func (w *writer) gather(first *op) {
 	clear(w.attached)
 	w.attached = w.attached[:0]
 	w.wal.probe(w)
+	return left
 }
 
 // group runs the batch in one transaction and answers every caller.

@@ -174,6 +174,12 @@ func (a *Account) send(ctx context.Context, c call) Answer {
 		end := a.pace.begin()
 		defer end()
 		from = time.Now()
+		if reason, remaining := a.hold.inForce(); remaining > 0 { // it came meanwhile
+			return Answer{Outcome: Retryable, Reason: "not sent: " + reason, RetryAfter: remaining}
+		}
+	} else {
+		end := a.pace.beginLook()
+		defer end()
 	}
 	r, ok := a.breaker.do(func() result { return a.ask(ctx, c) })
 	if !ok {

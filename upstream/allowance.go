@@ -11,12 +11,20 @@ const (
 	// allowanceCut is how far below a refused rate sending goes on. Less would be refused again by the next second's noise; more would waste
 	// the allowance: the curve's mean below the ceiling is a quarter of it.
 	allowanceCut = 0.04
-	// allowanceCutMax: refusals one soon after the other double the cut up to this, for the allowance has shrunk.
-	allowanceCutMax = 0.5
-	// allowanceClimb is the time back to the refused rate: short while that is a guess, twice as long after each refusal that confirms it, up to
-	// allowanceClimbMax. A refusal costs a pause of a second (retryAfterMin): once in the longest it is under one hundredth.
-	allowanceClimb    = 4 * time.Second
-	allowanceClimbMax = 128 * time.Second
+	// allowanceCutMore: refusals one soon after the other cut so many times as much, up to allowanceCutMax, for the allowance has shrunk, or the first
+	// guess was far too high: with a small bucket each further try costs a second's pause and is over in a tenth of one.
+	allowanceCutMore = 4
+	allowanceCutMax  = 0.5
+	// allowanceClimb is the time back to the refused rate: short while that is a guess, allowanceSurer times as long after each refusal that confirms it,
+	// up to allowanceClimbMax. A refusal costs a pause of a second (retryAfterMin): once in the longest it is under one hundredth. After one that came
+	// soon the climb is twice as long, up to allowanceClimbSoon: it leads out of a deep cut.
+	allowanceClimb     = 4 * time.Second
+	allowanceSurer     = 4
+	allowanceClimbMax  = 128 * time.Second
+	allowanceClimbSoon = 16 * time.Second
+	// allowanceUnder of a rate that was measured at a refusal is taken for what is allowed: the bucket's content is in the measure, and on a
+	// plateau above what is allowed the bucket runs dry, below it there is no refusal until sending goes beyond.
+	allowanceUnder = 0.99
 	// allowanceBeyond is the time scale beyond the refused rate: twice that is tried after three of it, ten times after six.
 	allowanceBeyond = 15 * time.Second
 	// allowanceSoon after sending went on a refusal says more about the rate being too high than about a full bucket.
@@ -33,6 +41,10 @@ const (
 	allowanceIdle = time.Second
 	// allowanceSlack is how far requests may catch up when a timer was late. At 100 a second it is one request.
 	allowanceSlack = 10 * time.Millisecond
+	// allowanceCatchUp is how far they may when the disk was, or allowanceBurst requests, if the rate was learned: a processor's bucket holds that much, and
+	// has filled meanwhile. An operator's rate is kept to the letter.
+	allowanceCatchUp = 50 * time.Millisecond
+	allowanceBurst   = 3
 )
 
 // allowance is how many requests a second may be sent: as configured, or as the processor has taught.
@@ -79,13 +91,21 @@ func (a *allowance) take(now time.Time) time.Duration {
 		if wait := a.next.Sub(now); wait > 0 {
 			return wait
 		}
-		if earliest := now.Add(-allowanceSlack); a.next.Before(earliest) {
+		if earliest := now.Add(-a.slack(rate)); a.next.Before(earliest) {
 			a.next = earliest
 		}
 		a.next = a.next.Add(time.Duration(float64(time.Second) / rate))
 	}
 	a.last = now
 	return 0
+}
+
+// slack is how far requests may catch up at a rate.
+func (a *allowance) slack(rate float64) time.Duration {
+	if a.fixed > 0 {
+		return allowanceSlack
+	}
+	return max(allowanceCatchUp, time.Duration(allowanceBurst*float64(time.Second)/rate))
 }
 
 // passed counts a good answer.
@@ -104,12 +124,12 @@ func (a *allowance) refused(now time.Time, onWay int) {
 	cut, climb := allowanceCut, allowanceClimb
 	switch {
 	case rate > 0 && active < allowanceSoon:
-		a.ceiling, cut = rate, min(2*a.cut, allowanceCutMax)
+		a.ceiling, cut, climb = rate, min(allowanceCutMore*a.cut, allowanceCutMax), min(2*a.climb, allowanceClimbSoon)
 		if passes >= allowanceFew {
 			a.ceiling = min(rate, float64(passes)/active.Seconds())
 		}
 	case rate > 0:
-		a.ceiling, climb = min(rate, a.recent.perSecond(now)), min(2*a.climb, allowanceClimbMax)
+		a.ceiling, climb = allowanceUnder*min(rate, a.recent.perSecond(now)), min(allowanceSurer*a.climb, allowanceClimbMax)
 	default: // rather too high than too low: the next refusal comes sooner than the end of the climb
 		a.ceiling = max(float64(passes+onWay)/max(active, allowanceBrief).Seconds(), allowanceGuess)
 	}

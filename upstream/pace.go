@@ -50,6 +50,11 @@ const (
 	// gateMax is how long a sealed payment waits at most for one before it to be answered: a group of seals becomes durable at once, and is not to
 	// arrive at once. With sealPart the wait is half the time of an answer, unless answers suddenly take longer.
 	gateMax = 250 * time.Millisecond
+	// Once a rate is known, requests also leave by it: when a slow disk makes many seals durable at once, a processor's small bucket would
+	// refuse what comes at once, and a refusal costs a pause. aheadMin may be between place and wire then, or twice as many as are as a rule, so that
+	// such a pile stays small.
+	aheadMin  = 4
+	aheadPart = 2
 
 	// paceForget lets the best time rise towards what is usual by one part in so many an answer: a processor that has become slower for good is
 	// not congested for ever.
@@ -72,6 +77,9 @@ type pace struct {
 	places  int        // taken
 	arrived int        // of them: sealed, and handed to Post
 	onWire  int        // of these: sent, and not answered
+	looks   int        // places taken by what is not sealed
+	unsent  float64    // smoothed: places taken and not arrived
+	wireDue time.Time  // when the next request may leave
 	gate    sync.Cond  // an answer came, or the wait is over
 	sealing float64    // smoothed: places taken and not arrived, as a part of those on the wire
 	queue   list.List  // of *ticket, first come first
@@ -161,8 +169,8 @@ func (p *pace) admit() {
 			p.refuseAll()
 			return
 		}
-		if wait <= 0 && p.places >= p.room() {
-			wait = forEver // leave comes back
+		if wait <= 0 && (p.places >= p.room() || p.rate.known() && p.places-p.onWire-p.looks >= p.ahead()) {
+			wait = forEver // leave comes back, or begin
 		} else if wait <= 0 {
 			wait = p.rate.take(time.Now())
 		}
@@ -213,11 +221,33 @@ func (p *pace) room() int {
 	return max(int(p.limit*(1+min(p.sealing, sealPart))), paceMin)
 }
 
-// begin waits, a little, until no more than limit are on their way, this one among them. end follows the answer.
+// ahead is how many may have a place and not be on the wire.
+func (p *pace) ahead() int { return max(int(math.Ceil(aheadPart*p.unsent)), aheadMin) }
+
+// beginLook is begin for what is not sealed.
+func (p *pace) beginLook() (end func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.looks++
+	p.admit()
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.looks--
+	}
+}
+
+// begin waits, a little, until no more than limit are on their way, this one among them, and its turn under the rate has come. end follows
+// the answer.
 func (p *pace) begin() (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.arrived++
+	if wait := p.turn(time.Now()); wait > 0 {
+		p.mu.Unlock()
+		time.Sleep(wait)
+		p.mu.Lock()
+	}
 	if p.onWire >= p.wide() {
 		late := false
 		timer := time.AfterFunc(gateMax, func() {
@@ -232,7 +262,21 @@ func (p *pace) begin() (end func()) {
 		timer.Stop()
 	}
 	p.onWire++
+	p.admit()
 	return p.end
+}
+
+// turn takes the next turn on the wire and says in how long that is.
+func (p *pace) turn(now time.Time) time.Duration {
+	rate := p.rate.at(now)
+	if rate <= 0 {
+		return 0
+	}
+	if earliest := now.Add(-p.rate.slack(rate)); p.wireDue.Before(earliest) {
+		p.wireDue = earliest
+	}
+	p.wireDue = p.wireDue.Add(time.Duration(float64(time.Second) / rate))
+	return min(p.wireDue.Sub(now), gateMax)
 }
 
 func (p *pace) wide() int { return max(int(p.limit), paceMin) }
@@ -242,6 +286,7 @@ func (p *pace) end() {
 	defer p.mu.Unlock()
 	now := float64(max(p.places-p.arrived, 0)) / float64(p.onWire)
 	p.sealing += (now - p.sealing) / paceSmooth
+	p.unsent += (float64(max(p.places-p.arrived-p.looks, 0)) - p.unsent) / paceSmooth
 	p.arrived--
 	p.onWire--
 	p.gate.Signal()

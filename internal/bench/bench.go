@@ -1,4 +1,4 @@
-// Package bench is the program behind `make bench`, `make bench-jobs` and `make bench-events`: it measures the built box from outside, and the
+// Package bench is the program behind `make bench`, `make bench-drain`, `make bench-jobs` and `make bench-events`: it measures the built box from outside, and the
 // queues' engine in a process of its own, and prints tables.
 //
 // # Promise
@@ -75,6 +75,8 @@ func run(ctx context.Context, args []string) error {
 			return benchJobs(ctx, args[1:])
 		case eventsPart:
 			return benchEvents(ctx, args[1:])
+		case drainPart:
+			return benchDrain(ctx, args[1:])
 		}
 	}
 	var o options
@@ -129,7 +131,7 @@ func measure(ctx context.Context, o options) error {
 			return fmt.Errorf("payments: %w", err)
 		}
 		if o.backlog > 0 {
-			if err := measureDrains(ctx, o, binary, top); err != nil {
+			if err := measureDrains(ctx, o.backlog, 1, latencies, binary, top); err != nil {
 				return fmt.Errorf("drain: %w", err)
 			}
 		}

@@ -155,7 +155,7 @@ func TestBareLoopPostsEachOnce(t *testing.T) {
 	}
 	defer p.Close()
 	var out strings.Builder
-	if err := runLoop(t.Context(), []string{p.URL(), "50", "4"}, &out); err != nil {
+	if err := runLoop(t.Context(), []string{p.URL(), "50", "4", "amount=1999&currency=usd&metadata%5Btenderbox_payment%5D=" + samplePayment + "&source=tok_visa"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	if charges := len(p.Ledger().Charges); charges != 50 || strings.TrimSpace(out.String()) == "" {

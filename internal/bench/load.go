@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 
 	"context"
 	"errors"
@@ -39,14 +40,18 @@ type load struct {
 	want        wanted        // what is asked for; zero: the plain payment
 	duration    time.Duration // 0: until count
 	count       int           // requests in all; 0: until duration
+	every       time.Duration // between the requests of a connection, which take their time from when they are due; 0: each follows an answer
 }
 
-// wanted is a request that is to be answered 201.
+// wanted is a request that is to be answered 201, or 200 where that is what is said.
 type wanted struct {
-	path  string
-	body  string
-	sign  string // what the answer has in it
-	keyed bool   // each request has an Idempotency-Key of its own
+	path   string
+	body   string
+	sign   string // what the answer has in it
+	keyed  bool   // each request has an Idempotency-Key of its own
+	waits  bool   // the answer is to tell the outcome
+	status int    // 0: 201
+	every  bool   // each answer has the sign, not only a connection's first
 }
 
 // payment is one of payments.
@@ -155,6 +160,10 @@ type line struct {
 	userAt    int    // where the digits of the user stand in body
 	prefix    string // of idempotency keys; "": none are sent
 	sign      []byte
+	signed    bool          // every answer
+	wanted    int           // status
+	due       time.Duration // of the first request, where they are spaced
+	every     time.Duration
 	buffer    []byte
 	latencies []time.Duration
 	refused   map[int]int
@@ -178,6 +187,11 @@ func newLine(conn net.Conn, l load, i int) *line {
 	c := &line{
 		conn: conn, in: bufio.NewReaderSize(conn, readBuffer), head: head(l, want.path), body: []byte(want.body), sign: []byte(want.sign), refused: map[int]int{},
 	}
+	c.signed, c.wanted, c.every = want.every, cmp.Or(want.status, 201), l.every
+	c.due = l.every * time.Duration(i) / time.Duration(max(l.connections, 1))
+	if want.waits {
+		c.head = append(c.head, "Prefer: wait=30\r\n"...)
+	}
 	c.tail = fmt.Appendf(nil, "Content-Length: %d\r\n\r\n", len(c.body))
 	c.userAt = bytes.Index(c.body, []byte("000000"))
 	if want.keyed {
@@ -198,6 +212,12 @@ func head(l load, path string) []byte {
 func (c *line) ask(began time.Time, duration time.Duration, quota *tickets) error {
 	for n := 0; ; n++ {
 		sent := time.Now()
+		if c.every > 0 {
+			// What comes late because the answer before it did has waited all the same.
+			sent = began.Add(c.due + time.Duration(n)*c.every)
+			rest := time.NewTimer(time.Until(sent))
+			<-rest.C
+		}
 		if quota == nil && sent.Sub(began) >= duration || quota != nil && !quota.take() {
 			return nil
 		}
@@ -205,7 +225,7 @@ func (c *line) ask(began time.Time, duration time.Duration, quota *tickets) erro
 		if err != nil {
 			return err
 		}
-		if status != 201 {
+		if status != c.wanted {
 			c.refused[status]++
 			continue
 		}
@@ -229,8 +249,9 @@ func (c *line) exchange(n int) (status int, err error) {
 	if _, err := c.conn.Write(c.buffer); err != nil {
 		return 0, err
 	}
-	status, content, err := c.answer(n == 0)
-	if err == nil && n == 0 && status == 201 && !bytes.Contains(content, c.sign) {
+	look := n == 0 || c.signed
+	status, content, err := c.answer(look)
+	if err == nil && look && status == c.wanted && !bytes.Contains(content, c.sign) {
 		err = fmt.Errorf("the answer has no %s in it: %.300s", c.sign, content)
 	}
 	return status, err
@@ -284,7 +305,7 @@ func (c *line) answer(look bool) (status int, content []byte, err error) {
 			return 0, nil, err
 		}
 	}
-	if status == 201 {
+	if status == c.wanted {
 		c.answered = length
 	}
 	return status, content, nil

@@ -6,24 +6,28 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
 	"tenderbox/internal/blackbox"
 )
 
-// loopPart is the argument with which the program plays the bare loop: URL, number of posts, concurrency.
+// loopPart is the argument with which the program plays the bare loop: URL, number of posts, concurrency, and the body of a post,
+// with samplePayment where its payment's id stands.
 const loopPart = "loop"
+
+// samplePayment is as long as a payment's id.
+const samplePayment = "pay_00000000000000000000000000"
 
 // runLoop sends charges as a box does, without keeping anything, and prints how many nanoseconds it took.
 func runLoop(ctx context.Context, args []string, w io.Writer) error {
-	if len(args) != 3 {
-		return errors.New("the bare loop wants a URL, a number of posts and a concurrency")
+	if len(args) != 4 || !strings.Contains(args[3], samplePayment) {
+		return errors.New("the bare loop wants a URL, a number of posts, a concurrency, and a body with " + samplePayment + " in it")
 	}
 	n, nerr := strconv.ParseInt(args[1], 10, 64)
 	concurrency, cerr := strconv.Atoi(args[2])
@@ -31,13 +35,14 @@ func runLoop(ctx context.Context, args []string, w io.Writer) error {
 		return err
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: concurrency}, Timeout: graceMax}
+	run := ulid.Make().String()[:loopIDBytes] // the processor has seen other loops' keys
 	var next atomic.Int64
 	began := time.Now()
 	all, ctx := errgroup.WithContext(ctx)
 	for range concurrency {
 		all.Go(func() error {
 			for i := next.Add(1); i <= n; i = next.Add(1) {
-				if err := postCharge(ctx, client, args[0]+"/charges", i); err != nil {
+				if err := postCharge(ctx, client, args[0]+"/charges", args[3], fmt.Sprintf("pay_%s%016d", run, i)); err != nil {
 					return err
 				}
 			}
@@ -51,14 +56,12 @@ func runLoop(ctx context.Context, args []string, w io.Writer) error {
 	return err
 }
 
-// postCharge sends what the box sends for the load's payment.
-func postCharge(ctx context.Context, client *http.Client, to string, i int64) error {
-	id := fmt.Sprintf("pay_%026d", i)
-	form := url.Values{
-		"amount": {"1999"}, "currency": {"usd"}, "source": {"tok_visa"}, "description": {"Table 7, two coffees"},
-		"metadata[till]": {"3"}, "metadata[receipt]": {"2030-01-02/1234"}, "metadata[tenderbox_payment]": {id},
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
+// loopIDBytes of a ULID are its time.
+const loopIDBytes = 10
+
+// postCharge sends what a box sent, for another payment.
+func postCharge(ctx context.Context, client *http.Client, to, body, id string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(strings.ReplaceAll(body, samplePayment, id)))
 	if err != nil {
 		return err
 	}

@@ -143,3 +143,20 @@ func median[T int | int64 | float64 | time.Duration](vs []T) T {
 	}
 	return slices.Sorted(slices.Values(vs))[len(vs)/2]
 }
+
+// figures takes one figure of each.
+func figures[S any, T any](all []S, of func(S) T) []T {
+	vs := make([]T, len(all))
+	for i, s := range all {
+		vs[i] = of(s)
+	}
+	return vs
+}
+
+// spread prints the median and, of several, the range.
+func spread(format string, vs []float64) string {
+	if len(vs) < 2 {
+		return fmt.Sprintf(format, median(vs))
+	}
+	return fmt.Sprintf(format+" ("+format+"–"+format+")", median(vs), slices.Min(vs), slices.Max(vs))
+}

@@ -40,6 +40,7 @@ type Processor struct {
 
 	noteMu sync.Mutex // guards what follows
 	posts  []Post
+	sample []byte // the first post's body
 	open   int
 	peak   int
 }
@@ -140,6 +141,9 @@ func (p *Processor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		post.Payment, _, _ = strings.Cut(post.Key, ":")
 	}
 	p.noteMu.Lock()
+	if p.sample == nil {
+		p.sample = body
+	}
 	p.open++
 	p.peak = max(p.peak, p.open)
 	p.noteMu.Unlock()
@@ -160,6 +164,20 @@ func (p *Processor) Posts() []Post {
 	p.noteMu.Lock()
 	defer p.noteMu.Unlock()
 	return append([]Post(nil), p.posts...)
+}
+
+// Posted is the number of Posts.
+func (p *Processor) Posted() int {
+	p.noteMu.Lock()
+	defer p.noteMu.Unlock()
+	return len(p.posts)
+}
+
+// Sample is the body of the first POST; nil before it.
+func (p *Processor) Sample() []byte {
+	p.noteMu.Lock()
+	defer p.noteMu.Unlock()
+	return bytes.Clone(p.sample)
 }
 
 // Peak is the greatest number of POSTs that were open at once.

@@ -182,6 +182,28 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+// A bucket that holds less than a second's requests.
+func TestBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubble(t, simulator.Options{Rate: 100, Burst: 3})
+		taken := func() (n int) {
+			for i := range 10 {
+				if p.charge(fmt.Sprint(time.Now().UnixNano(), i)).status == 200 {
+					n++
+				}
+			}
+			return n
+		}
+		if n := taken(); n != 3 {
+			t.Errorf("%d of 10 at once were taken, want 3", n)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if n := taken(); n != 2 {
+			t.Errorf("%d of 10 were taken 20 ms later, want 2", n)
+		}
+	})
+}
+
 func TestKeyInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubble(t, simulator.Options{Latency: time.Second})

@@ -30,6 +30,7 @@
 package simulator
 
 import (
+	"cmp"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -45,8 +46,10 @@ import (
 type Options struct {
 	// Key is the API key that requests must carry, as bearer token or basic user. Empty: any, also none.
 	Key string
-	// Rate is how many requests a second are let in before 429; as many may come at once. 0: no limit.
+	// Rate is how many requests a second are let in before 429. 0: no limit.
 	Rate int
+	// Burst is how many of them may come at once, the size of the token bucket. 0: as many as Rate.
+	Burst int
 	// ForgetKeys is how long an idempotency key is remembered. 0: for ever.
 	ForgetKeys time.Duration
 	// Latency is how long each request is worked on; meanwhile its key is in use.
@@ -107,5 +110,5 @@ func (s *Simulator) setRate(n int) {
 		s.limiter = nil
 		return
 	}
-	s.limiter = rate.NewLimiter(rate.Limit(n), n)
+	s.limiter = rate.NewLimiter(rate.Limit(n), cmp.Or(s.o.Burst, n))
 }
