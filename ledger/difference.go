@@ -135,7 +135,8 @@ func (c *comparison) judge(id string, o *ours) {
 		case !s.succeeded():
 		case taken:
 			c.differ(Duplicated, id, string(o.payment), s.id, &o.Side, &s.Side)
-		case o.sync == Settled || o.sync == Review || o.untouched || o.Status == string(RequiresConfirmation): // nobody comes to move it
+		case o.sync == Settled || o.sync == Review || o.untouched || o.Status == string(RequiresConfirmation):
+			// Nobody comes to move it, or, where a box was put back, it is not certain that anything does: a look-up may stay undecided.
 			c.differ(OtherStatus, id, string(o.payment), s.id, &o.Side, &s.Side)
 			taken = true // any further is one too many
 		default:

@@ -137,8 +137,8 @@ func TestReconcileFormerTenant(t *testing.T) {
 	}
 }
 
-// What was paid there, while its client has never confirmed it here, is a difference: nobody comes to move it. A box that was put back
-// has lost that it was confirmed, and would look it up before it sends it.
+// What was paid there, while it is not confirmed here, is a difference: nobody comes to move it. A box that was put back has lost that
+// it was confirmed, and looks for it, which may stay undecided.
 func TestReconcileUnconfirmed(t *testing.T) {
 	for name, first := range map[string]int{"by another": 0, "before the box was put back": 1} {
 		t.Run(name, func(t *testing.T) {
