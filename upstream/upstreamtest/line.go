@@ -90,9 +90,14 @@ func (l *Line) Dials() int {
 
 // Dial is for upstream.Config.Dial and http.Transport.DialContext.
 func (l *Line) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	near, far := net.Pipe()
+	c := &lineConn{Conn: near, line: l, silent: make(chan struct{}), closed: make(chan struct{})}
 	l.mu.Lock()
 	l.dials++
 	mode := l.mode
+	if mode == Up { // from here on a change of the line finds it
+		l.open[c] = true
+	}
 	l.mu.Unlock()
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	switch mode {
@@ -105,11 +110,6 @@ func (l *Line) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		}
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: context.DeadlineExceeded}
 	}
-	near, far := net.Pipe()
-	c := &lineConn{Conn: near, line: l, silent: make(chan struct{}), closed: make(chan struct{})}
-	l.mu.Lock()
-	l.open[c] = true
-	l.mu.Unlock()
 	select {
 	case l.conns <- far:
 		return c, nil
