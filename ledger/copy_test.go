@@ -6,8 +6,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"tenderbox/shards"
 )
 
 // copyOf copies the folder of a stopped box, all of it.
