@@ -25,7 +25,7 @@ type Config struct {
 	// included. Default 5 s; negative is refused.
 	Timeout time.Duration
 	// Concurrency is how many payments are on their way to an account at a time, at most: it begins with few and finds out how many
-	// do the processor good. 0: 20 to 64, the more the longer answers take. Up to 1024.
+	// do the processor good. 0: 32 to 64, the more the longer answers take. Up to 1024.
 	Concurrency int
 	// Rate is how many payments a second the box's own account is sent at most. 0: what the processor allows is learned from its 429s. Other
 	// accounts have theirs by Account.SetRate.

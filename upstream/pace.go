@@ -24,10 +24,10 @@ const (
 	// paceMin keeps asking: with none on its way nobody would learn that the processor has recovered.
 	paceMin = 1
 	// Without a setting, the maximum is as many as make paceOwn payments a second at the time that answers take at best, which is what two
-	// cores can seal and record: more would wait at the processor instead of here. At 20 ms these are paceMaxLeast; at 300 ms paceMaxMore
-	// are twice the hundred a second that processors allow.
-	paceOwn      = 1000
-	paceMaxLeast = 20
+	// cores can seal and record: more would wait at the processor instead of here. At 20 ms these are paceMaxLeast, of whom each of as many
+	// tills waits for its own payment only; at 300 ms paceMaxMore are twice the hundred a second that processors allow.
+	paceOwn      = 1600
+	paceMaxLeast = 32
 	paceMaxMore  = 64
 	// paceMaxMost is Config.Concurrency's own limit; each request may hold a connection, and 64 of them are kept alive.
 	paceMaxMost = 1024

@@ -281,7 +281,7 @@ func TestConcurrencyGrows(t *testing.T) {
 // Without a setting, as many are sent at a time as two cores can seal in the time that an answer takes.
 func TestConcurrencyFollowsTheTimeOfAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, c := range []struct{ latency, most int }{{10, 20}, {40, 40}, {200, 64}} {
+		for _, c := range []struct{ latency, most int }{{10, 32}, {25, 40}, {200, 64}} {
 			a, _ := simulated(t, upstream.Config{}, simulator.Options{Latency: time.Duration(c.latency) * time.Millisecond}, nil)
 			drain(t, a, 200, 2000)
 			if p := a.Pace(); p.Concurrency < c.most-2 || p.Concurrency > c.most {

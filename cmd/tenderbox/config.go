@@ -41,7 +41,7 @@ type Config struct {
 	UpstreamTimeout     time.Duration  `default:"5s" help:"Time limit of one call to the processor."`
 	UpstreamKeyMemory   time.Duration  `default:"20h" help:"How long the processor is trusted to remember an idempotency key."`
 	UpstreamRate        int            `placeholder:"N" help:"Payments a second that the processor is sent at most (default: what it allows is learned from its refusals)."`
-	UpstreamConcurrency int            `placeholder:"N" help:"Payments on their way to an account at a time, at most (default: 20 to 64, the more the longer its answers take)."`
+	UpstreamConcurrency int            `placeholder:"N" help:"Payments on their way to an account at a time, at most (default: 32 to 64, the more the longer its answers take)."`
 	BreakerFailures     int            `default:"5" help:"Failures within the window that open the breaker."`
 	BreakerWindow       time.Duration  `default:"60s" help:"Window in which failures are counted."`
 	BreakerOpen         time.Duration  `default:"10s" help:"How long an open breaker waits before it tries again."`
