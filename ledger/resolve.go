@@ -69,15 +69,7 @@ func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, wh
 	if err != nil {
 		return rest, err
 	}
-	q, err := l.question(acc, s, sent, why)
-	if err != nil {
-		return rest, err
-	}
-	r, err := l.look(ctx, s, q)
-	if err != nil {
-		return rest, err
-	}
-	found, err := l.owned(ctx, s, r.of(q.marks))
+	q, r, found, err := l.search(ctx, acc, s, sent, why)
 	if err != nil {
 		return rest, err
 	}
@@ -92,6 +84,17 @@ func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, wh
 		return transmitNow, nil
 	}
 	return again, l.exclude(ctx, acc, s, f, q, r, sent)
+}
+
+// search looks for the record's objects: what was asked, what was read, and what of that is the record's.
+func (l *Ledger) search(ctx context.Context, acc *upstream.Account, s *send, sent past, why doubtful) (q question, r *reading, found []sighting, err error) {
+	if q, err = l.question(acc, s, sent, why); err == nil {
+		r, err = l.look(ctx, s, q)
+	}
+	if err == nil {
+		found, err = l.owned(ctx, s, r.of(q.marks))
+	}
+	return q, r, found, err
 }
 
 // question is what is asked of a collection.
@@ -282,15 +285,7 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 // copied from. What was is confirmed here too, and settled as it stands; of what was not, nobody need doubt any more that it is unsent.
 func (l *Ledger) lookBack(ctx context.Context, acc *upstream.Account, s *send) (next, error) {
 	f := &finding{kind: kindResolve, account: identity(acc), began: l.clock.now()}
-	q, err := l.question(acc, s, nil, former)
-	if err != nil {
-		return rest, err
-	}
-	r, err := l.look(ctx, s, q)
-	if err != nil {
-		return rest, err
-	}
-	found, err := l.owned(ctx, s, r.of(q.marks))
+	q, r, found, err := l.search(ctx, acc, s, nil, former)
 	if err != nil {
 		return rest, err
 	}
