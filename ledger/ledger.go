@@ -100,7 +100,8 @@ type Ledger struct {
 	runner      *jobs.Runner
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
-	onWire    sync.Map      // PaymentID or RefundID → struct{}: sealed by this process, answer not recorded
+	direct    *direct       // payments sent past the queue
+	onWire    sync.Map      // id of a payment or refund → struct{}: sealed by this process, answer not recorded
 	lineBack  poke          // an account may be sent to again
 	linkMoved poke          // the line to an account may have changed
 	exposed   poke          // payments were taken
@@ -123,7 +124,7 @@ func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
 	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
-		lookups: newLookups(), reconciling: reconciling{of: map[tenants.ID]bool{}}, lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse()}
+		lookups: newLookups(), reconciling: reconciling{of: map[tenants.ID]bool{}}, lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse(), direct: newDirect()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,
 		BeforeCommit: l.beforeCommit, AfterCommit: l.afterCommit,
 		OnIsolated: l.isolated, OnRestored: l.restored})
@@ -262,6 +263,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	start("sweeper", l.sweep)
 	start("scrubber", l.scrub)
 	start("daily reconciliation", l.reconcileDaily)
+	g.Go(func() error { return l.direct.run(ctx, l.o.DrainMax) })
 	g.Go(func() error {
 		if err := guard(func() error { return l.runner.Run(ctx) }); err != nil {
 			return fmt.Errorf("ledger: settler: %w", err)

@@ -55,6 +55,9 @@ type group struct {
 	accepted []*acceptance // new payments
 	keys     []*keyRow     // idempotency keys, of payments and of other records
 	rich     []*acceptance // those with a description or metadata
+	sent     []*acceptance // new payments that are sealed as they are taken, and not among accepted
+	seals    []*seal       // attempts
+	bodies   []*seal       // those that are the first under their keys
 }
 
 func groupOf(attached []any) *group {
@@ -65,9 +68,16 @@ func groupOf(attached []any) *group {
 			g.events = append(g.events, v)
 		case *keyRow:
 			g.keys = append(g.keys, v)
+		case *seal:
+			g.addSeal(v)
 		case *acceptance:
 			g.events = append(g.events, v.created)
-			g.accepted = append(g.accepted, v)
+			if v.seal == nil {
+				g.accepted = append(g.accepted, v)
+			} else {
+				g.sent = append(g.sent, v)
+				g.addSeal(v.seal)
+			}
 			if v.key != nil {
 				g.keys = append(g.keys, v.key)
 			}
@@ -79,6 +89,13 @@ func groupOf(attached []any) *group {
 	return g
 }
 
+func (g *group) addSeal(e *seal) {
+	g.seals = append(g.seals, e)
+	if e.body != nil {
+		g.bodies = append(g.bodies, e)
+	}
+}
+
 // beforeCommit runs in the writer's transaction, after the group's closures.
 func (l *Ledger) beforeCommit(tx *shards.Tx, attached []any) error {
 	p := l.parts[tx.Shard().ID()]
@@ -87,6 +104,9 @@ func (l *Ledger) beforeCommit(tx *shards.Tx, attached []any) error {
 	}
 	g := groupOf(attached)
 	if err := g.write(tx); err != nil {
+		return err
+	}
+	if err := g.writeSeals(tx); err != nil {
 		return err
 	}
 	return p.journal.write(tx, g.events)

@@ -63,6 +63,7 @@ type acceptance struct {
 	extras  extras
 	key     *keyRow // nil: none
 	resolve int     // the column resolve_first
+	seal    *seal   // of a payment that is sent at once; nil: the queue sends it
 }
 
 // accept writes the payment, its key and its journal row in one transaction.
@@ -104,6 +105,10 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	} else if held, err = l.reserve(ctx, &tenant, &payment); err != nil {
 		return Payment{}, err
 	}
+	var d *directSend
+	if p.Awaited && !p.Unconfirmed {
+		d = l.directly(&tenant, key, &payment, source)
+	}
 	a.created = l.paymentEvent(t, PaymentCreated, &payment, now)
 	a.created.reserved, a.created.unexposed = !p.Unconfirmed, p.Unconfirmed
 	generation := shard.Generation()
@@ -115,7 +120,10 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 			}
 		}
 		// An intent that is not confirmed is asked for when it is.
-		a.resolve = l.resolveFirst(shard, key != "" && !p.Unconfirmed)
+		a.resolve, a.seal = l.resolveFirst(shard, key != "" && !p.Unconfirmed), nil
+		if d != nil && a.resolve == 0 {
+			a.seal = d.seal
+		}
 		tx.Attach(a)
 		return a.key.fits(tx)
 	})
@@ -127,23 +135,35 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	case err != nil:
 		held.release()
 	}
+	switch {
+	case d == nil:
+	case err != nil || a.seal == nil:
+		d.dropped()
+	default:
+		payment.Sync.State, payment.Sync.Attempts, payment.Sync.FirstSentAt = Sending, 1, &a.seal.sentAt
+		d.started()
+	}
 	return payment, err
 }
 
 var (
 	insertPayments = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at, resolve_first)`,
 		`(?,?,?,?,?,'queued',?,?,?,?,?,?,?,?)`)
+	insertSent = newInsert(`INSERT OR FAIL INTO payments (tenant, id, amount, currency, status, sync, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at, resolve_first,
+		attempts, first_sent_at, account)`, `(?,?,?,?,?,'sending',?,?,?,?,?,?,?,?,?,?,?)`)
 	insertKeys   = newInsert(`INSERT OR FAIL INTO idempotency_keys (tenant, record, key, fingerprint)`, `(?,?,?,?)`)
 	insertExtras = newInsert(`INSERT OR FAIL INTO payment_extras (tenant, payment_id, description, metadata)`, `(?,?,?,?)`)
 )
 
 // write stores the group's new payments and keys.
 func (g *group) write(tx *shards.Tx) error {
-	err := insertPayments.exec(tx, len(g.accepted), func(args []any, i int) []any {
-		a := g.accepted[i]
-		p := a.payment
-		return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, string(p.Status), nullable(p.OrderID), nullable(p.UserID), a.sealed, string(p.Means),
-			boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli(), a.resolve)
+	err := insertPayments.exec(tx, len(g.accepted), func(args []any, i int) []any { return g.accepted[i].columns(args) })
+	if err != nil {
+		return err
+	}
+	err = insertSent.exec(tx, len(g.sent), func(args []any, i int) []any {
+		a := g.sent[i]
+		return append(a.columns(args), a.seal.send.n, a.seal.sentAt.UnixMilli(), a.seal.account)
 	})
 	if err != nil {
 		return err
@@ -159,6 +179,13 @@ func (g *group) write(tx *shards.Tx) error {
 		a := g.rich[i]
 		return append(args, string(a.created.Tenant), string(a.payment.ID), nullable(a.payment.Description), a.extras.metadata)
 	})
+}
+
+// columns are the values of insertPayments.
+func (a *acceptance) columns(args []any) []any {
+	p := a.payment
+	return append(args, string(a.created.Tenant), string(p.ID), p.Amount, p.Currency, string(p.Status), nullable(p.OrderID), nullable(p.UserID), a.sealed, string(p.Means),
+		boolInt(a.extras.any), boolInt(p.TakenOffline), p.CreatedAt.UnixMilli(), a.resolve)
 }
 
 // slotFor routes a new payment: to its order, which is with its user, else to its user, else to its key, else anywhere.

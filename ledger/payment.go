@@ -116,6 +116,8 @@ type NewPayment struct {
 	// Unconfirmed makes an intent that waits for [Ledger.Confirm]; PaymentMethod may then
 	// be empty, Source must be.
 	Unconfirmed bool
+	// Awaited: its client waits for the outcome ([Ledger.Await]), so that it is sent at once if the queue is clear. It does not make the request another.
+	Awaited bool
 }
 
 const (

@@ -304,7 +304,7 @@ func (l *Ledger) AwaitRefund(ctx context.Context, t tenants.ID, id RefundID, d t
 	}
 	news, leave := l.refunds.join(id)
 	defer leave()
-	err = l.await(ctx, t, slot, id, news, d, func() (open bool, err error) {
+	err = l.await(ctx, t, slot, string(id), news, d, func() (open bool, err error) {
 		r, err = l.Refund(ctx, t, string(id))
 		return r.Status == RefundPending && r.Sync.State != Review, err
 	})

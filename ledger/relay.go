@@ -149,7 +149,7 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 		if len(js) > 0 && (len(js)+len(derived) > relayJobsMax || size > relayBytesMax) {
 			return errBatchFull
 		}
-		js = append(js, derived...)
+		js = append(js, l.direct.relayed(e, derived)...)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++
 		return nil

@@ -61,11 +61,23 @@ func (l *Ledger) seal(ctx context.Context, acc *upstream.Account, s *send) error
 	if s.movesMoney() && l.tooOld(acc, s) {
 		return errTooOld
 	}
-	return l.update(ctx, s, l.sealing(acc, s))
+	return l.update(ctx, s, l.sealing(acc, s).write)
 }
 
-// sealing is the seal's part of a transaction.
-func (l *Ledger) sealing(acc *upstream.Account, s *send) func(tx *shards.Tx) error {
+// seal is an attempt as it is written before its first byte leaves.
+type seal struct {
+	send       *send
+	account    string
+	credential string
+	epoch      uint64
+	at         time.Time
+	sentAt     time.Time // of the first attempt that may leave under its key
+	theirs     time.Time // the processor's clock; zero: nobody told
+	body       []byte    // sealed; nil: stored by an earlier attempt
+}
+
+// sealing makes the seal of the send's next attempt.
+func (l *Ledger) sealing(acc *upstream.Account, s *send) *seal {
 	s.first = s.firstSentAt == nil
 	now, theirs := l.clock.now(), acc.Clock()
 	// A box whose clock runs ahead would make the send look younger later.
@@ -73,27 +85,50 @@ func (l *Ledger) sealing(acc *upstream.Account, s *send) func(tx *shards.Tx) err
 	if !theirs.IsZero() && theirs.Before(sentAt) {
 		sentAt = theirs
 	}
-	return func(tx *shards.Tx) error {
-		n, err := tx.Exec(`UPDATE `+string(s.table)+` SET sync = 'sending', attempts = ?, first_sent_at = coalesce(first_sent_at, ?), account = ?
-			WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ? AND series = ? AND resolve_first = 0`,
-			s.n, sentAt.UnixMilli(), identity(acc), string(s.tenant), s.id, s.n-1, s.series)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errMoved
-		}
-		if !s.stored {
-			if _, err := tx.Exec(`INSERT INTO sends (tenant, record, upstream_key, path, body, body_hash, sealed_at) VALUES (?,?,?,?,?,?,?)`,
-				string(s.tenant), s.id, s.key, s.path,
-				l.keyring.Seal(sendRecord(s.tenant, s.id, s.key), s.body), s.hash, now.UnixMilli()); err != nil {
-				return err
-			}
-		}
-		_, err = tx.Exec(`INSERT INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at, step, credential, their_time) VALUES (?,?,?,?,?,?,?,?,?,?)`,
-			string(s.tenant), s.id, s.n, s.key, identity(acc), int64(l.set.Manifest().Epoch), now.UnixMilli(), string(s.step), acc.KeyID(), knownTime(theirs))
+	e := &seal{send: s, account: identity(acc), credential: acc.KeyID(), epoch: l.set.Manifest().Epoch, at: now, sentAt: sentAt, theirs: theirs}
+	if !s.stored {
+		e.body = l.keyring.Seal(sendRecord(s.tenant, s.id, s.key), s.body)
+	}
+	return e
+}
+
+// write seals a record that was taken before: errMoved if it no longer stands as it was read.
+func (e *seal) write(tx *shards.Tx) error {
+	s := e.send
+	n, err := tx.Exec(`UPDATE `+string(s.table)+` SET sync = 'sending', attempts = ?, first_sent_at = coalesce(first_sent_at, ?), account = ?
+		WHERE tenant = ? AND id = ? AND status = 'pending' AND sync <> 'review' AND attempts = ? AND series = ? AND resolve_first = 0`,
+		s.n, e.sentAt.UnixMilli(), e.account, string(s.tenant), s.id, s.n-1, s.series)
+	if err != nil {
 		return err
 	}
+	if n == 0 {
+		return errMoved
+	}
+	tx.Attach(e)
+	return nil
+}
+
+var (
+	insertSends    = newInsert(`INSERT OR FAIL INTO sends (tenant, record, upstream_key, path, body, body_hash, sealed_at)`, `(?,?,?,?,?,?,?)`)
+	insertAttempts = newInsert(`INSERT OR FAIL INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at, step, credential, their_time)`,
+		`(?,?,?,?,?,?,?,?,?,?)`)
+)
+
+// writeSeals stores the group's attempts and what they send.
+func (g *group) writeSeals(tx *shards.Tx) error {
+	err := insertSends.exec(tx, len(g.bodies), func(args []any, i int) []any {
+		e := g.bodies[i]
+		s := e.send
+		return append(args, string(s.tenant), s.id, s.key, s.path, e.body, s.hash, e.at.UnixMilli())
+	})
+	if err != nil {
+		return err
+	}
+	return insertAttempts.exec(tx, len(g.seals), func(args []any, i int) []any {
+		e := g.seals[i]
+		s := e.send
+		return append(args, string(s.tenant), s.id, s.n, s.key, e.account, int64(e.epoch), e.at.UnixMilli(), string(s.step), e.credential, knownTime(e.theirs))
+	})
 }
 
 // knownTime is NULL for a time that nobody told.

@@ -99,14 +99,6 @@ func (s *send) collection() string {
 // that is confirmed is charged once.
 func (s *send) movesMoney() bool { return s.step == charge || s.step == refund }
 
-// wireKey names the record among those on the wire.
-func (s *send) wireKey() any {
-	if s.table == refundTable {
-		return s.refund.ID
-	}
-	return s.payment.ID
-}
-
 // upstreamKey is the idempotency key of the step in its series.
 func upstreamKey(id string, what step, series int) string {
 	if what == confirm {
@@ -239,9 +231,7 @@ func (s *send) confirmation(answer *upstream.Answer) *send {
 	c.upstreamID, c.payment.UpstreamID = made.object, &made.object
 	c.state, c.firstSentAt, c.series, c.n, c.stored = made.sync, nil, made.series, s.n+1, false
 	c.chooseStep()
-	c.path, c.body = c.encode()
-	sum := sha256.Sum256(c.body)
-	c.hash = sum[:]
+	c.encodeNow()
 	return &c
 }
 
@@ -255,14 +245,9 @@ func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) er
 		}
 		s.token = string(token)
 	}
-	s.owner = l.keys.ownerMark(s.tenant)
-	if s.keyHash != "" {
-		s.keyHash = l.keys.upstreamHash(s.tenant, IdempotencyKey(s.keyHash))
-	}
+	l.address(s)
 	if !s.stored {
-		s.path, s.body = s.encode()
-		sum := sha256.Sum256(s.body)
-		s.hash = sum[:]
+		s.encodeNow()
 		return nil
 	}
 	body, err := l.keyring.Open(sendRecord(s.tenant, s.id, s.key), body)
@@ -277,6 +262,21 @@ func (s *send) open(l *Ledger, source []byte, path string, body, hash []byte) er
 		s.step = charge
 	}
 	return nil
+}
+
+// address fills in what names box, tenant and client's key at the processor.
+func (l *Ledger) address(s *send) {
+	s.owner = l.keys.ownerMark(s.tenant)
+	if s.keyHash != "" {
+		s.keyHash = l.keys.upstreamHash(s.tenant, IdempotencyKey(s.keyHash))
+	}
+}
+
+// encodeNow makes the bytes of an attempt that is the first under its key.
+func (s *send) encodeNow() {
+	s.path, s.body = s.encode()
+	sum := sha256.Sum256(s.body)
+	s.hash = sum[:]
 }
 
 // confirmsAtOnce reports whether the bytes ask for an intent that takes the money as it is made: a program of before the two

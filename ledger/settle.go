@@ -57,6 +57,9 @@ func (e *later) wish() error {
 // A crash after the seal leaves an attempt without outcome: the same bytes go
 // out again under the same key, while the processor remembers it.
 func (l *Ledger) settle(ctx context.Context, j *jobs.Job) error {
+	if l.direct.holds(j.ID) {
+		return jobs.Snooze(unsentPause)
+	}
 	what := rest
 	for range stepsMax {
 		var err error
@@ -156,15 +159,21 @@ func (l *Ledger) transmit(ctx context.Context, acc *upstream.Account, s *send) (
 		leave()
 		return rest, err
 	}
-	l.onWire.Store(s.wireKey(), struct{}{})
-	defer l.onWire.Delete(s.wireKey())
+	return l.sendSealed(ctx, acc, s, leave)
+}
+
+// sendSealed sends what is sealed, gives its place back with leave, and records the answer.
+func (l *Ledger) sendSealed(ctx context.Context, acc *upstream.Account, s *send, leave func()) (next, error) {
+	l.onWire.Store(s.id, struct{}{})
+	defer l.onWire.Delete(s.id)
 	answer := acc.Post(ctx, s.path, s.body, s.key)
 	leave() // the disk is not the processor's to wait for
 	c := s.confirmation(&answer)
 	if c == nil {
 		return l.received(s, &answer)
 	}
-	if leave, err = l.enter(ctx, acc); err != nil {
+	leave, err := l.enter(ctx, acc)
+	if err != nil {
 		_, failed := l.record(s, &answer, nil) // confirmed when there is a place
 		return rest, cmp.Or(failed, err)
 	}
@@ -188,7 +197,7 @@ func (l *Ledger) recordAndSeal(acc *upstream.Account, s *send, made *upstream.An
 	}
 	sealed, seal := false, l.sealing(acc, c)
 	_, err := l.record(s, made, func(tx *shards.Tx) (err error) {
-		err = seal(tx)
+		err = seal.write(tx)
 		sealed = err == nil
 		return err
 	})

@@ -122,11 +122,35 @@ func (p *pace) most() float64 {
 // ctx's, or [ErrNotReady].
 func (a *Account) Enter(ctx context.Context) (leave func(), err error) { return a.pace.enter(ctx) }
 
-func (p *pace) enter(ctx context.Context) (leave func(), err error) {
-	t := &ticket{ready: make(chan struct{})}
+// TryEnter takes a place as Enter does, but only if there is one now and nobody waits for it. ok: it was taken.
+func (a *Account) TryEnter() (leave func(), ok bool) {
+	p := a.pace
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queue.Len() > 0 {
+		return nil, false
+	}
+	t := p.wait()
+	if t.at != nil {
+		p.decide(t, ErrNotReady)
+	}
+	if t.err != nil {
+		return nil, false
+	}
+	return p.leaving(), true
+}
+
+// wait puts somebody at the end of the queue. mu is held.
+func (p *pace) wait() *ticket {
+	t := &ticket{ready: make(chan struct{})}
 	t.at = p.queue.PushBack(t)
 	p.admit()
+	return t
+}
+
+func (p *pace) enter(ctx context.Context) (leave func(), err error) {
+	p.mu.Lock()
+	t := p.wait()
 	p.mu.Unlock()
 	select {
 	case <-t.ready:
@@ -146,12 +170,17 @@ func (p *pace) enter(ctx context.Context) (leave func(), err error) {
 	if t.err != nil {
 		return nil, t.err
 	}
+	return p.leaving(), nil
+}
+
+// leaving returns what gives one place back.
+func (p *pace) leaving() (leave func()) {
 	return sync.OnceFunc(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.places--
 		p.admit()
-	}), nil
+	})
 }
 
 // decide ends a wait. mu is held.

@@ -106,7 +106,9 @@ func (s *Server) pay(x *exchange, _ httprouter.Params) error {
 		return err
 	}
 	ctx, t := x.r.Context(), x.caller.Tenant
-	p, replayed, err := s.ledger.Pay(ctx, t, key, body.request())
+	n, wait := body.request(), preferredWait(x.r.Header["Prefer"])
+	n.Awaited = wait > 0
+	p, replayed, err := s.ledger.Pay(ctx, t, key, n)
 	if err != nil {
 		return err
 	}
@@ -115,7 +117,7 @@ func (s *Server) pay(x *exchange, _ httprouter.Params) error {
 	if replayed {
 		h["Idempotent-Replayed"] = []string{"true"}
 	}
-	if wait := preferredWait(x.r.Header["Prefer"]); wait > 0 && !p.Status.Final() {
+	if wait > 0 && !p.Status.Final() {
 		h["Preference-Applied"] = []string{"wait=" + strconv.Itoa(int(wait/time.Second))}
 		if done, ok := x.held.wait(&s.admission); ok {
 			defer done()

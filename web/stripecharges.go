@@ -141,7 +141,7 @@ func (s *Server) stripeCreateCharge(x *exchange, _ string) error {
 	if err != nil {
 		return err
 	}
-	n := ledger.NewPayment{Surface: "stripe.charge"}
+	n := ledger.NewPayment{Surface: "stripe.charge", Awaited: true}
 	if err := ps.money(&n); err != nil {
 		return err
 	}

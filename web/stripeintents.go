@@ -151,7 +151,7 @@ func (s *Server) stripeCreateIntent(x *exchange, _ string) error {
 	if err != nil {
 		return err
 	}
-	n.Unconfirmed = !confirm
+	n.Unconfirmed, n.Awaited = !confirm, confirm
 	if _, named := ps.get("payment_method"); named || confirm {
 		if n.PaymentMethod, err = ps.required("payment_method"); err != nil {
 			return err
