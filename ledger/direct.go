@@ -15,6 +15,8 @@ const (
 	// directMax payments are known as sent past the queue. Each is forgotten when its journal row has become its job, or none: while the queue's
 	// file takes nothing, no more than so many go this way.
 	directMax = 4096
+	// directGather is how much longer journal rows gather while payments are on their way: most of them are settled then, and make no job.
+	directGather = 80 * time.Millisecond
 	// directGrace is what those in hand get to be recorded, once the time for a stop is over and their sends were cut short.
 	directGrace = 2 * time.Second
 )
@@ -33,16 +35,19 @@ type direct struct {
 
 	running sync.WaitGroup
 
-	mu   sync.Mutex // guards the rest; a leaf
-	open bool       // the ledger runs
-	by   map[string]*passage
+	mu     sync.Mutex // guards the rest; a leaf
+	closed bool       // no more begin
+	by     map[string]*passage
 }
 
-// passage is one payment on this way. It ends when both have happened.
+// passage is one payment on this way. It is forgotten when its attempt is over and its journal row was relayed.
 type passage struct {
-	relayed bool // its job was derived
-	over    bool // its attempt was recorded
-	settled bool // and was its last
+	tenant  tenants.ID
+	relayed bool
+	over    bool
+	settled *Payment      // by its attempt; nil: it is not, or not yet
+	news    chan struct{} // closed when it is settled or over
+	told    bool          // it is closed
 }
 
 func newDirect() *direct {
@@ -52,13 +57,13 @@ func newDirect() *direct {
 }
 
 // begin takes up a payment before it is in the shard, hence before the relay can meet it.
-func (d *direct) begin(id PaymentID) bool {
+func (d *direct) begin(t tenants.ID, id PaymentID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.open || len(d.by) >= directMax {
+	if d.closed || len(d.by) >= directMax {
 		return false
 	}
-	d.by[string(id)] = &passage{}
+	d.by[string(id)] = &passage{tenant: t, news: make(chan struct{})}
 	d.running.Add(1)
 	return true
 }
@@ -71,22 +76,76 @@ func (d *direct) drop(id PaymentID) {
 	d.running.Done()
 }
 
-func (d *direct) end(id string, settled bool) {
+// settle says what the attempt's answer has made of the payment, once that is on the disk.
+func (d *direct) settle(payment *Payment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	defer d.running.Done()
-	p := d.by[id]
-	if p.over, p.settled = true, settled; p.relayed {
-		delete(d.by, id)
+	if p := d.by[string(payment.ID)]; p != nil && !p.over {
+		p.settled = payment
+		p.tell()
 	}
 }
 
-// holds reports whether the record is on its way at this moment. If it is, its waiters are woken when it no longer is.
+func (d *direct) end(id PaymentID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer d.running.Done()
+	p := d.by[string(id)]
+	p.tell()
+	if p.over = true; p.relayed {
+		delete(d.by, string(id))
+	}
+}
+
+// tell wakes who waits. direct.mu is held.
+func (p *passage) tell() {
+	if !p.told {
+		p.told = true
+		close(p.news)
+	}
+}
+
+// holds reports whether the record is on its way at this moment.
 func (d *direct) holds(id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.by[id]
 	return p != nil && !p.over
+}
+
+// busy reports whether any payment is.
+func (d *direct) busy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.by {
+		if !p.over {
+			return true
+		}
+	}
+	return false
+}
+
+// await waits, at most for wait, until a payment that is on this way is settled, which known says, or must be waited for as any other.
+func (d *direct) await(ctx context.Context, t tenants.ID, id PaymentID, wait time.Duration) (settled Payment, known bool) {
+	d.mu.Lock()
+	p := d.by[string(id)]
+	d.mu.Unlock()
+	if p == nil || p.tenant != t {
+		return Payment{}, false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-p.news:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.settled == nil {
+		return Payment{}, false
+	}
+	return *p.settled, true
 }
 
 // relayed says which of the jobs that follow from e are to be enqueued, and when.
@@ -106,7 +165,7 @@ func (d *direct) relayed(e *Event, derived []jobs.NewJob) []jobs.NewJob {
 	kept := derived[:0]
 	for _, j := range derived {
 		if j.Queue == PaymentsQueue {
-			if p.settled {
+			if p.settled != nil {
 				continue
 			}
 			j.Delay = j.Backoff.Delay // as after a first attempt
@@ -116,14 +175,11 @@ func (d *direct) relayed(e *Event, derived []jobs.NewJob) []jobs.NewJob {
 	return kept
 }
 
-// run lets payments go this way until ctx ends; then it waits for those in hand, at most for drain.
+// run ends this way when ctx does; then it waits for those in hand, at most for drain.
 func (d *direct) run(ctx context.Context, drain time.Duration) error {
-	d.mu.Lock()
-	d.open = true
-	d.mu.Unlock()
 	<-ctx.Done()
 	d.mu.Lock()
-	d.open = false
+	d.closed = true
 	d.mu.Unlock()
 	done := make(chan struct{})
 	go func() { d.running.Wait(); close(done) }()
@@ -158,7 +214,7 @@ func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment
 	mu := l.accountMu(tenant.ID)
 	mu.RLock() // as for every seal
 	d := &directSend{l: l, acc: l.accountOf(tenant.ID), kept: mu.RUnlock}
-	if d.acc == nil || !d.acc.Ready() || !d.enter(p.ID) {
+	if d.acc == nil || !d.acc.Ready() || !d.enter(tenant.ID, p.ID) {
 		d.kept()
 		return nil
 	}
@@ -171,11 +227,11 @@ func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment
 	return d
 }
 
-func (d *directSend) enter(id PaymentID) (ok bool) {
+func (d *directSend) enter(t tenants.ID, id PaymentID) (ok bool) {
 	if d.leave, ok = d.acc.TryEnter(); !ok {
 		return false
 	}
-	if !d.l.direct.begin(id) {
+	if !d.l.direct.begin(t, id) {
 		d.leave()
 		return false
 	}
@@ -203,7 +259,6 @@ func (d *directSend) started() {
 		if err != nil && !errors.As(err, &wish) && !errors.Is(err, errMoved) {
 			_ = l.settleLater(err) // its job knows when
 		}
-		l.direct.end(s.id, err == nil)
-		l.wake(s)
+		l.direct.end(s.payment.ID)
 	}()
 }

@@ -117,14 +117,14 @@ func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.T
 // attempts as the outcome is about; what it rests on is kept in any case. then is what follows from the change.
 func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards.Tx) error, attempts int, then func(tx *shards.Tx) error) error {
 	set, args := o.assignments(s)
-	event := l.eventOf(s, &o, now)
+	event, changed := l.eventOf(s, &o, now), false
 	err := l.update(context.Background(), s, func(tx *shards.Tx) error {
 		if err := ground(tx); err != nil {
 			return err
 		}
 		n, err := tx.Exec(`UPDATE `+string(s.table)+` SET `+set+` WHERE tenant = ? AND id = ? AND status = ? AND sync `+s.guard()+` AND attempts = ?`,
 			append(args, string(s.tenant), s.id, s.openAs(), attempts)...)
-		if err != nil || n == 0 {
+		if changed = n > 0; err != nil || !changed {
 			return err
 		}
 		if event != nil {
@@ -140,10 +140,14 @@ func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards
 		}
 		return nil
 	})
-	if err == nil {
-		l.wake(s)
+	if err != nil {
+		return err
 	}
-	return err
+	if changed && o.status != "" && s.table == paymentTable {
+		l.direct.settle(s.after(&o))
+	}
+	l.wake(s)
+	return nil
 }
 
 // openAs is the status of a record that is not final.
@@ -254,8 +258,13 @@ func (l *Ledger) eventOf(s *send, o *outcome, now time.Time) *Event {
 	default:
 		return nil
 	}
+	return l.paymentEvent(s.tenant, typ, s.after(o), now)
+}
+
+// after is the payment as the outcome leaves it.
+func (s *send) after(o *outcome) *Payment {
 	p := s.payment
-	p.Sync.State = o.sync
+	p.Sync = Sync{State: o.sync, Attempts: s.n, FirstSentAt: s.firstSentAt}
 	if o.object != "" {
 		p.UpstreamID = &o.object
 	}
@@ -265,7 +274,7 @@ func (l *Ledger) eventOf(s *send, o *outcome, now time.Time) *Event {
 	if o.status == Failed {
 		p.Failure = &o.failure
 	}
-	return l.paymentEvent(s.tenant, typ, &p, now)
+	return &p
 }
 
 // refundEventOf is the journal row of a refund's change: only its end is an event.

@@ -117,10 +117,17 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 			_ = pause(ctx, retryPause)
 		case n < relayBatch:
 			_ = p.derive.wait(ctx, relayPoll)
-			_ = p.hurry.wait(ctx, relayGather)
+			_ = p.hurry.wait(ctx, l.gatherFor())
 		}
 	}
 	return nil
+}
+
+func (l *Ledger) gatherFor() time.Duration {
+	if l.direct.busy() {
+		return relayGather + directGather
+	}
+	return relayGather
 }
 
 func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {

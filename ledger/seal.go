@@ -85,7 +85,10 @@ func (l *Ledger) sealing(acc *upstream.Account, s *send) *seal {
 	if !theirs.IsZero() && theirs.Before(sentAt) {
 		sentAt = theirs
 	}
-	e := &seal{send: s, account: identity(acc), credential: acc.KeyID(), epoch: l.set.Manifest().Epoch, at: now, sentAt: sentAt, theirs: theirs}
+	e := &seal{send: s, account: identity(acc), credential: acc.KeyID(), epoch: l.set.Manifest().Epoch, at: now, sentAt: instant(sentAt.UnixMilli()), theirs: theirs}
+	if s.first {
+		s.firstSentAt = &e.sentAt
+	}
 	if !s.stored {
 		e.body = l.keyring.Seal(sendRecord(s.tenant, s.id, s.key), s.body)
 	}

@@ -66,9 +66,13 @@ func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.D
 	if !ok {
 		return Payment{}, notFound("payment")
 	}
+	deadline := time.Now().Add(d)
+	if p, settled := l.direct.await(ctx, t, id, d); settled {
+		return p, nil
+	}
 	news, leave := l.waiters.join(id)
 	defer leave()
-	err = l.await(ctx, t, slot, string(id), news, d, func() (open bool, err error) {
+	err = l.await(ctx, t, slot, string(id), news, time.Until(deadline), func() (open bool, err error) {
 		p, err = l.Payment(ctx, t, string(id))
 		return p.Status == Pending && p.Sync.State != Review, err
 	})
@@ -78,11 +82,7 @@ func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.D
 // await looks at a record, again with each news of it, while it is open: being settled.
 func (l *Ledger) await(ctx context.Context, t tenants.ID, slot shards.Slot, id string, news poke, d time.Duration, look func() (open bool, err error)) error {
 	deadline := time.Now().Add(d)
-	if l.direct.holds(id) {
-		_ = news.wait(ctx, d) // there is nothing to see before
-	} else {
-		l.parts[l.set.Shard(slot).ID()].hurry.wake()
-	}
+	l.parts[l.set.Shard(slot).ID()].hurry.wake()
 	for {
 		if open, err := look(); err != nil || !open {
 			return err

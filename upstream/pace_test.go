@@ -413,3 +413,44 @@ func TestPlacesFollowTheAccount(t *testing.T) {
 		}
 	})
 }
+
+// Who would rather not wait gets a place that is free, if nobody waits for it.
+func TestPlaceWithoutWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := simulated(t, upstream.Config{Concurrency: 1}, simulator.Options{}, nil)
+		leave, ok := a.TryEnter()
+		if !ok {
+			t.Fatal("a free place was refused")
+		}
+		if _, ok := a.TryEnter(); ok {
+			t.Error("two in one place")
+		}
+		if p := a.Pace(); p.InUse != 1 || p.Waiting != 0 {
+			t.Errorf("after a refusal: %+v", p)
+		}
+		entered := make(chan func())
+		go func() {
+			leave, err := a.Enter(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			entered <- leave
+		}()
+		synctest.Wait()
+		leave()
+		leave() // does nothing more
+		if _, ok := a.TryEnter(); ok {
+			t.Error("overtook who was waiting")
+		}
+		(<-entered)()
+		if err := a.ForceBreaker("open"); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := a.TryEnter(); ok {
+			t.Error("entered with the breaker open")
+		}
+		if p := a.Pace(); p.InUse != 0 || p.Waiting != 0 {
+			t.Errorf("at the end: %+v", p)
+		}
+	})
+}

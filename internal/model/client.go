@@ -23,7 +23,7 @@ func (w *World) send(b *box, a Ask, wait time.Duration) {
 		}
 	default:
 		var p ledger.Payment
-		if p, x.Replayed, err = a.change(b.ctx, b); err == nil && wait > 0 {
+		if p, x.Replayed, err = a.change(b.ctx, b, wait > 0); err == nil && wait > 0 {
 			if later, failed := b.Await(b.ctx, a.Shop, p.ID, wait); failed == nil {
 				p = later
 			}
@@ -48,15 +48,17 @@ func (w *World) send(b *box, a Ask, wait time.Duration) {
 	w.log.answered(a, x)
 }
 
-// change makes the request of an ask that ends in a payment.
-func (a Ask) change(ctx context.Context, b *box) (ledger.Payment, bool, error) {
+// change makes the request of an ask that ends in a payment. awaited: its client will wait for the outcome.
+func (a Ask) change(ctx context.Context, b *box, awaited bool) (ledger.Payment, bool, error) {
 	switch a.Kind {
 	case Confirm:
 		return b.Confirm(ctx, a.Shop, a.Key, a.Of, a.Token)
 	case Cancel:
 		return b.Cancel(ctx, a.Shop, a.Key, a.Of)
 	}
-	return b.Pay(ctx, a.Shop, a.Key, a.payment())
+	p := a.payment()
+	p.Awaited = awaited
+	return b.Pay(ctx, a.Shop, a.Key, p)
 }
 
 func (a Ask) payment() ledger.NewPayment {
