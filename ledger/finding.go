@@ -140,7 +140,7 @@ func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream
 
 // lostFailure puts into words a refusal whose answer was lost: the object alone says little of why.
 func lostFailure(f upstream.Failure) Failure {
-	if f.Code == "" {
+	if f.Code == "" && f.Message == "" {
 		f.Code, f.Message = "declined", "The processor declined; its answer, which said why, was lost."
 	}
 	return Failure{f.Code, f.DeclineCode, f.Message}

@@ -85,7 +85,7 @@ CREATE TABLE attempts (
 	started_at   INTEGER NOT NULL,
 	ended_at     INTEGER,
 	outcome      TEXT CHECK (outcome IN ('succeeded', 'declined', 'retryable', 'unknown')),
-	maybe_sent   INTEGER,
+	maybe_sent   INTEGER,                       -- how many tries of it may have left
 	http_status  INTEGER,
 	request_id   TEXT,
 	reason       TEXT,

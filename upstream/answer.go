@@ -37,6 +37,11 @@ type Answer struct {
 	// MaybeSent is false only if provably no byte of the request left on any connection: the dial or the
 	// TLS handshake failed, or the request was held back here. It covers all tries of one call.
 	MaybeSent bool
+	// Sends is how many tries of the call may have left, the one that was answered among them. With more than one a refusal is that of a
+	// repeat: what became of the tries before it only says if it is Replayed.
+	Sends int
+	// Replayed: the processor says that this is the answer that it gave before to the same key (Idempotent-Replayed).
+	Replayed bool
 	// Status is the HTTP status, 0 if no answer came. An answer that was cut keeps its status.
 	Status int
 	// RequestID is the processor's Request-Id, for its support.
