@@ -208,7 +208,7 @@ func (w *World) changesProcessor() {
 	f := simulator.Faults{}
 	if w.random.IntN(3) > 0 {
 		for _, p := range []*float64{&f.Refuse, &f.Hang, &f.Error429, &f.Error503, &f.Error500, &f.Error500AfterEffect,
-			&f.DropAfterEffect, &f.HangAfterEffect, &f.SlowBody, &f.Garbage} {
+			&f.DropAfterEffect, &f.HangAfterEffect, &f.SlowBody, &f.Garbage, &f.DeclineRepeat} {
 			if w.random.IntN(4) == 0 {
 				*p = w.random.Float64() / 2
 			}
