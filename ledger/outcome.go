@@ -327,6 +327,10 @@ type evidence struct {
 	Created  int64  `json:"created"`
 }
 
+func evidenceOf(o *upstream.Object) evidence {
+	return evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
+}
+
 // refusal is what is kept of the processor's no.
 type refusal struct {
 	Failure Failure `json:"failure"`
@@ -337,7 +341,7 @@ func proofOf(a *upstream.Answer) (any, error) {
 	var proof any
 	switch o := &a.Object; {
 	case o.ID != "":
-		proof = evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
+		proof = evidenceOf(o)
 	case a.Outcome == upstream.Declined:
 		proof = refusal{failureOf(a)}
 	default:
@@ -349,7 +353,7 @@ func proofOf(a *upstream.Answer) (any, error) {
 
 func proofsOf(found []sighting) (proofs []evidence) {
 	for _, o := range found {
-		proofs = append(proofs, evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created})
+		proofs = append(proofs, evidenceOf(&o.Object))
 	}
 	return proofs
 }

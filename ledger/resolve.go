@@ -109,7 +109,7 @@ func (l *Ledger) adoptInPart(s *send, f *finding, q question, r *reading, o *sig
 	}
 	tried := before.kind == kindResolve && before.result == resultUndecided && before.attempts == s.n-1 && before.looks >= wholeTries-1
 	if stood := s.judge(&o.Object); stood == stoodWaiting || !tried {
-		f.evidence = evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
+		f.evidence = evidenceOf(&o.Object)
 		return rest, l.undecided(s, f, "something is found in the processor's list, which could not be read whole: "+why)
 	}
 	f.reason = "the processor's list could not be read whole: a second success for it would not have been seen"

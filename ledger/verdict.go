@@ -101,7 +101,7 @@ func (l *Ledger) decide(ctx context.Context, t tenants.ID, id, kind string, v *V
 		if err != nil {
 			return err
 		}
-		f.evidence = evidence{object.ID, object.Kind, object.Status, object.Amount, object.Currency, object.Created}
+		f.evidence = evidenceOf(object)
 		o = settledAs(Succeeded, object.ID)
 	case verdictFailed:
 		o = settledAs(Failed, "")
