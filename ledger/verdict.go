@@ -103,6 +103,13 @@ func (l *Ledger) decide(ctx context.Context, t tenants.ID, id, kind string, v *V
 		}
 		f.evidence = evidenceOf(object)
 		o = settledAs(Succeeded, object.ID)
+		if s.table == paymentTable {
+			l.claiming.Lock()
+			defer l.claiming.Unlock() // when the verdict is stored
+			if err := l.unclaimed(ctx, s, object); err != nil {
+				return unavailable(err)
+			}
+		}
 	case verdictFailed:
 		o = settledAs(Failed, "")
 		o.failure = Failure{Code: "failed_by_verdict", Message: "The operator found that it did not take place."}
@@ -157,6 +164,27 @@ func (s *send) stillInReview(tx *shards.Tx, o *outcome) error {
 		err = &Error{Kind: Conflict, Code: "upstream_object_differs", Field: "upstream_id", Message: "the object settles " + other + " already"}
 	}
 	return err
+}
+
+// unclaimed reports an error if another payment of the box, in whichever file and of whichever tenant, is settled by the object, waits for its
+// end, or is settled by the intent that it belongs to or by that intent's charge. Objects that the settler adopts bear the mark of the
+// payment that they were made for, and a verdict names none that bears another's: so no settler can come between this and the verdict.
+func (l *Ledger) unclaimed(ctx context.Context, s *send, o *upstream.Object) error {
+	return each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
+		var t tenants.ID
+		var id string
+		err := tx.QueryRow(`SELECT /* box */ tenant, id FROM payments WHERE upstream_id IN (?, ?, ?) AND coalesce(account, ?) = ? AND NOT (tenant = ? AND id = ?) LIMIT 1`,
+			o.ID, o.PaymentIntent, o.Charge, s.account, s.account, string(s.tenant), s.id).Scan(&t, &id)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case t != s.tenant:
+			id = "another tenant's payment"
+		}
+		return &Error{Kind: Conflict, Code: "upstream_object_differs", Field: "upstream_id", Message: "the processor's object is that of " + id + " already; it settles one payment"}
+	})
 }
 
 // seen asks the processor for the object that a person named, and compares it.

@@ -82,7 +82,7 @@ type Object struct {
 	Currency      string
 	Created       int64 // Unix seconds, the processor's clock
 	Metadata      map[string]string
-	Charge        string // a refund's charge
+	Charge        string // a refund's charge, an intent's latest
 	PaymentIntent string // a charge's or refund's intent
 }
 
