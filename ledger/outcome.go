@@ -252,7 +252,7 @@ func (o *outcome) assignments(s *send) (set string, args []any) {
 		put("resolve_first = 0", nil)
 	}
 	if o.lookFirst {
-		put("resolve_first = 1", nil)
+		put("resolve_first = ?", lookUp)
 	}
 	return text.String(), args
 }

@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
@@ -140,7 +141,6 @@ type question struct {
 	filter url.Values
 	marks  []mark
 	from   time.Time // what is looked for was made at or after this
-	narrow time.Time // the same with less certainty, for an account that holds too much; zero: there is no such
 	after  time.Time // a reading that began before this proves no absence; zero: none can be proved yet
 	early  bool      // no absence is to be proved: any reading of late will do
 }
@@ -167,13 +167,19 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 			q.from = everything
 		}
 	case !left: // made by the box before, whose clock nobody knows to have been right
-		q.from, q.narrow = everything, s.createdAt.Add(-clockErrorMax)
+		q.from = everything
+		if s.resolveFirst&lookUpOlder == 0 && l.lookups.isLarge(q.place) {
+			q.from, err = l.lastDated(acc, s)
+		}
+		if err != nil {
+			return q, err
+		}
 	case first.IsZero():
 		q.from = everything
 	default:
 		q.from = first.Add(-windowMargin)
 	}
-	byKey := s.resolveFirst == lookUpByKey && s.keyHash != ""
+	byKey := s.resolveFirst&lookUpByKey != 0 && s.keyHash != ""
 	if byKey {
 		q.marks = append(q.marks, mark{markKey, s.keyHash})
 	}
@@ -206,16 +212,27 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 // look reads what answers the question, or hears what was read lately.
 func (l *Ledger) look(ctx context.Context, s *send, q question) (*reading, error) {
 	if q.filter != nil {
-		return read(ctx, q.acc, q.path, q.filter, q.from), nil
+		return l.lookups.read(ctx, q.acc, q.path, q.filter, q.from), nil
 	}
 	after := q.after
 	if q.early || after.After(q.acc.Clock()) {
 		after = time.Time{} // no reading can prove absence yet; one may find it
 	}
-	if !q.narrow.IsZero() && l.lookups.isLarge(q.place) {
-		return l.lookups.ask(ctx, q.place, q.narrow, after)
-	}
 	return l.lookups.ask(ctx, q.place, q.from, after)
+}
+
+// lastDated is where a look-up begins that the account holds too much for from its beginning: what another box has sent for the record, and is not in
+// these data, was sent after they were parted, and so after the last of their sends of which the processor's time is known. If there is none, the
+// beginning it is, which is not read to its end, and a person is asked.
+func (l *Ledger) lastDated(acc *upstream.Account, s *send) (time.Time, error) {
+	var last sql.NullInt64
+	err := l.shardOf(s.payment.ID).View(context.Background(), func(tx *shards.Tx) error {
+		return tx.QueryRow(`SELECT /* box */ max(their_time) FROM attempts WHERE epoch < ? AND account = ?`, int64(l.set.Manifest().Epoch), identity(acc)).Scan(&last)
+	})
+	if at := instant(last.Int64); err == nil && last.Valid && at.Before(acc.Clock()) {
+		return at.Add(-windowMargin), nil
+	}
+	return everything, err
 }
 
 // sentBefore is the time, by the processor's clock, from which on a reading sees all that was sent. If the last seal

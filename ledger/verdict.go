@@ -170,11 +170,16 @@ func (s *send) stillInReview(tx *shards.Tx, o *outcome) error {
 // end, or is settled by the intent that it belongs to or by that intent's charge. Objects that the settler adopts bear the mark of the
 // payment that they were made for, and a verdict names none that bears another's: so no settler can come between this and the verdict.
 func (l *Ledger) unclaimed(ctx context.Context, s *send, o *upstream.Object) error {
+	acc, err := l.accountFor(s)
+	if err != nil {
+		return err
+	}
+	at := identity(acc)
 	return each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
 		var t tenants.ID
 		var id string
 		err := tx.QueryRow(`SELECT /* box */ tenant, id FROM payments WHERE upstream_id IN (?, ?, ?) AND coalesce(account, ?) = ? AND NOT (tenant = ? AND id = ?) LIMIT 1`,
-			o.ID, o.PaymentIntent, o.Charge, s.account, s.account, string(s.tenant), s.id).Scan(&t, &id)
+			o.ID, o.PaymentIntent, o.Charge, at, at, string(s.tenant), s.id).Scan(&t, &id)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return nil
