@@ -159,8 +159,8 @@ func (l *Ledger) mark(tx *shards.Tx) error {
 			account = identity(acc)
 		}
 		for _, query := range []string{
-			`UPDATE payments INDEXED BY payments_open SET resolve_first = `+markedFirst+`, account = coalesce(account, ?) WHERE tenant = ? AND sync <> 'settled'`,
-			`UPDATE refunds INDEXED BY refunds_open SET resolve_first = `+markedFirst+`, account = coalesce(account,
+			`UPDATE payments INDEXED BY payments_open SET resolve_first = ` + markedFirst + `, account = coalesce(account, ?) WHERE tenant = ? AND sync <> 'settled'`,
+			`UPDATE refunds INDEXED BY refunds_open SET resolve_first = ` + markedFirst + `, account = coalesce(account,
 				(SELECT p.account FROM payments p WHERE p.tenant = refunds.tenant AND p.id = refunds.payment_id), ?) WHERE tenant = ? AND sync <> 'settled'`,
 		} {
 			if _, err := tx.Exec(query, account, string(t)); err != nil {

@@ -65,6 +65,14 @@ func (k *lookups) read(ctx context.Context, acc *upstream.Account, path string, 
 	return r
 }
 
+// broke says why the reading is not whole.
+func (r *reading) broke(s *send) string {
+	if r.full {
+		return "it holds too much"
+	}
+	return s.withoutToken(&r.answer).Reason
+}
+
 // serves reports whether the reading reaches back to from and began at or after a time of the processor's.
 func (r *reading) serves(from, after time.Time) bool {
 	return r != nil && r.Complete && !r.From.After(from) && !r.Began.Before(after) && time.Since(r.at) < lookupKeep

@@ -100,10 +100,7 @@ func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, wh
 // adoptInPart takes what is seen in a list that cannot be read whole, but for an intent that waits: it would be confirmed, and another of the
 // record's may have been.
 func (l *Ledger) adoptInPart(s *send, f *finding, q question, r *reading, o *sighting) (next, error) {
-	why := s.withoutToken(&r.answer).Reason
-	if r.full {
-		why = "it is too long"
-	}
+	why := r.broke(s)
 	before, err := l.lastFinding(s)
 	if err != nil {
 		return rest, err
@@ -309,7 +306,7 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 	case !r.Complete && r.answer.Outcome == upstream.Retryable && !r.answer.MaybeSent:
 		return &later{after: max(r.answer.RetryAfter, unsentPause)}
 	case !r.Complete:
-		return l.undecided(s, f, "the processor's list could not be read whole: " + s.withoutToken(&r.answer).Reason)
+		return l.undecided(s, f, "the processor's list could not be read whole: "+r.broke(s))
 	case r.Began.IsZero():
 		return l.undecided(s, f, "the processor does not tell the time, so nothing says that its list is newer than the send")
 	case q.after.IsZero():
