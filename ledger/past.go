@@ -81,7 +81,7 @@ func (p past) sends(s *send) (n int) {
 }
 
 // refused is the no that the last send under the key was answered with, if it was.
-func (p past) refused(key string) (f Failure, ok bool) {
+func (p past) refused(key string) (f upstream.Failure, ok bool) {
 	for _, a := range slices.Backward(p) {
 		switch {
 		case a.unheeded():
@@ -93,7 +93,7 @@ func (p past) refused(key string) (f Failure, ok bool) {
 		if a.refusal.Valid {
 			_ = json.Unmarshal([]byte(a.refusal.String), &kept)
 		}
-		return kept.Failure, true
+		return upstream.Failure{Code: kept.Failure.Code, DeclineCode: kept.Failure.DeclineCode, Message: kept.Failure.Message}, true
 	}
 	return f, false
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"tenderbox/upstream/simulator"
 )
 
 // INV-7: what has no end at the processor for longer than any means of payment takes is a person's, with what the processor last said.
@@ -61,5 +63,46 @@ func TestPendingForTooLongIsReviewed(t *testing.T) {
 			}
 			b.sound()
 		})
+	}
+}
+
+// A person cannot send again what the processor holds and may still take: a charge that was pending for too long.
+func TestVerdictResendsNothingThatIsOpen(t *testing.T) {
+	f := newFront(t)
+	b := openFronted(t, f)
+	n := validPayment()
+	n.Source = "tok_processing"
+	if err := f.sim.SetSettling(simulator.Settling{SettlePolls: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	id := b.pay("", n).ID
+	b.mustWait(string(id))
+	b.pass(f, pendingMax+time.Minute)
+	if err := b.step(string(id)); err != nil || b.now(id).Sync.State != Review {
+		t.Fatalf("%v, %+v", err, b.now(id))
+	}
+	again := Verdict{"resend", "", "took too long"}
+	for name, prepare := range map[string]func(){
+		"upstream_object_open": func() {},
+		"upstream_unavailable": func() { f.answering("GET charges/…", 500, `{"error":{"type":"api_error"}}`) },
+	} {
+		prepare()
+		if _, err := b.Resolve(t.Context(), testTenant, string(id), again); code(err) != name {
+			t.Errorf("%v, want %s", err, name)
+		}
+		f.set(nil, nil)
+		_ = b.accountOf(testTenant).ForceBreaker("close")
+	}
+	f.answering("GET charges/…", 200, fmt.Sprintf(`{"object":"charge","id":%q,"amount":1999,"currency":"usd","status":"failed"}`, *b.now(id).UpstreamID))
+	if p := must(b.Resolve(t.Context(), testTenant, string(id), again))(t); p.Sync.State != Queued {
+		t.Errorf("%+v", p)
+	}
+	f.set(nil, nil)
+	if err := f.sim.SetSettling(simulator.Settling{}); err != nil {
+		t.Fatal(err)
+	}
+	b.finish(f, string(id))
+	if p := b.now(id); p.Status != Succeeded || b.lastKey(id) != string(id)+":2" {
+		t.Errorf("%+v under %s", p, b.lastKey(id))
 	}
 }

@@ -325,7 +325,7 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 	}
 	failure, no := sent.refused(s.key)
 	if refused != nil {
-		_, err := l.adopt(s, f, &refused.Object, upstream.Failure{Code: failure.Code, DeclineCode: failure.DeclineCode, Message: failure.Message})
+		_, err := l.adopt(s, f, &refused.Object, failure)
 		return err
 	}
 	o := outcome{sync: s.state, looked: true}
@@ -334,7 +334,7 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 	case no && s.movesMoney():
 		f.reason = "a repeat was refused, and nothing else is there"
 		o = settledAs(Failed, "")
-		o.failure = failure
+		o.failure = lostFailure(failure)
 	case s.movesMoney() && l.tooOld(acc, s):
 		f.reason = "proved not to be there: it is sent under a new key"
 		o.sync, o.unsent, o.unpinned, o.series = Queued, true, true, s.series+1

@@ -17,7 +17,8 @@ const (
 	// Declined: the processor refused what was posted, in its own error format (card_error, invalid_request_error), and
 	// said nothing that contradicts it; or the object is in a state from which no request of ours leads to success: a
 	// failed charge or refund, a canceled intent or refund, an intent whose confirmation failed. No money moved.
-	// What was not posted cannot be declined: an error in answer to Get is never this.
+	// What was not posted cannot be declined: an error in answer to Get is never this. It is said of the request that was answered: of one
+	// sent before it under the same key it proves nothing, unless it is Replayed.
 	Declined Outcome = "declined"
 	// Retryable: this request had no effect, so the same may be sent again. Either nothing left the box
 	// (MaybeSent is false) or the processor itself refused to look at it (401, 403, 429; 404 and 405 of an

@@ -208,10 +208,13 @@ func (w *World) changesProcessor() {
 	f := simulator.Faults{}
 	if w.random.IntN(3) > 0 {
 		for _, p := range []*float64{&f.Refuse, &f.Hang, &f.Error429, &f.Error503, &f.Error500, &f.Error500AfterEffect,
-			&f.DropAfterEffect, &f.HangAfterEffect, &f.SlowBody, &f.Garbage, &f.DeclineRepeat} {
+			&f.DropAfterEffect, &f.HangAfterEffect, &f.SlowBody, &f.Garbage} {
 			if w.random.IntN(4) == 0 {
 				*p = w.random.Float64() / 2
 			}
+		}
+		if w.random.IntN(2) == 0 {
+			f.DeclineRepeat = w.random.Float64() // often, because it takes a repeat
 		}
 		if w.random.IntN(5) == 0 {
 			f.CaptivePortal = []float64{0.3, 1}[w.random.IntN(2)]
