@@ -105,7 +105,7 @@ func (l *Ledger) confirm(ctx context.Context, c *paymentChange, method string) (
 		if moved = p.Status != RequiresConfirmation; moved {
 			return confirmed(p)
 		}
-		n, err := tx.Exec(`UPDATE payments SET status = 'pending', source = coalesce(?, source), taken_offline = ?, resolve_first = max(resolve_first, ?)
+		n, err := tx.Exec(`UPDATE payments SET status = 'pending', source = coalesce(?, source), taken_offline = ?, resolve_first = resolve_first | ?
 			WHERE tenant = ? AND id = ? AND status = 'requires_confirmation' AND coalesce(?, source) IS NOT NULL`,
 			sealed, boolInt(offline), l.resolveFirst(c.shard, true), string(c.tenant), string(c.id), sealed)
 		if err == nil && n == 0 {

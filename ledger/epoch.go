@@ -159,8 +159,8 @@ func (l *Ledger) mark(tx *shards.Tx) error {
 			account = identity(acc)
 		}
 		for _, query := range []string{
-			`UPDATE payments INDEXED BY payments_open SET resolve_first = max(resolve_first, 1), account = coalesce(account, ?) WHERE tenant = ? AND sync <> 'settled'`,
-			`UPDATE refunds INDEXED BY refunds_open SET resolve_first = max(resolve_first, 1), account = coalesce(account,
+			`UPDATE payments INDEXED BY payments_open SET resolve_first = ` + markedFirst + `, account = coalesce(account, ?) WHERE tenant = ? AND sync <> 'settled'`,
+			`UPDATE refunds INDEXED BY refunds_open SET resolve_first = ` + markedFirst + `, account = coalesce(account,
 				(SELECT p.account FROM payments p WHERE p.tenant = refunds.tenant AND p.id = refunds.payment_id), ?) WHERE tenant = ? AND sync <> 'settled'`,
 		} {
 			if _, err := tx.Exec(query, account, string(t)); err != nil {
@@ -265,8 +265,17 @@ func (l *Ledger) resolveFirst(sh *shards.Shard, keyed bool) int {
 	return 0
 }
 
-// lookUpByKey in the column resolve_first says that the record is looked up by its client's key too.
-const lookUpByKey = 2
+// What the bits of the column resolve_first say; none: the record need not be looked up before it is sent.
+const (
+	lookUp      = 1 // by its own mark
+	lookUpByKey = 2 // by its client's key too
+	// lookUpOlder: it was to be looked up in an epoch before, and was not. Boxes that were parted from these data before then may have sent it,
+	// so that nothing in these data dates what is looked for.
+	lookUpOlder = 4
+
+	// markedFirst is what the column becomes in a new epoch.
+	markedFirst = `CASE resolve_first WHEN 0 THEN 1 ELSE resolve_first | 4 END`
+)
 
 // alarmCopy says that the folder began another epoch, for as long as that has consequences.
 func (l *Ledger) alarmCopy(p *part) {

@@ -108,7 +108,7 @@ func (l *Ledger) conclude(s *send, f *finding, o outcome) error {
 
 // adopt settles the record as the processor's object stands, or notes that it is there and has no outcome yet.
 func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream.Failure) (next, error) {
-	f.evidence = evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
+	f.evidence = evidenceOf(o)
 	switch s.judge(o) {
 	case stoodSucceeded:
 		f.result = resultFound
@@ -140,7 +140,7 @@ func (l *Ledger) adopt(s *send, f *finding, o *upstream.Object, failure upstream
 
 // lostFailure puts into words a refusal whose answer was lost: the object alone says little of why.
 func lostFailure(f upstream.Failure) Failure {
-	if f.Code == "" {
+	if f.Code == "" && f.Message == "" {
 		f.Code, f.Message = "declined", "The processor declined; its answer, which said why, was lost."
 	}
 	return Failure{f.Code, f.DeclineCode, f.Message}

@@ -112,6 +112,9 @@ type Ledger struct {
 	// was the first, and two would keep a third intent out. Taken before any other lock.
 	confirming [shards.SlotCount]sync.Mutex
 
+	// claiming lets one verdict at a time name a charge or an intent: what it may settle is looked for in all files. Taken before any lock of a shard.
+	claiming sync.Mutex
+
 	// accountMus (tenants.ID → *sync.RWMutex) let a tenant's upstream account change
 	// only while nothing is being sealed for it. Taken before any lock of a shard.
 	accountMus sync.Map

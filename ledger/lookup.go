@@ -24,10 +24,6 @@ const (
 	lookupKeep = 10 * time.Minute
 )
 
-// clockErrorMax is how far ahead the box's clock is taken to have been when a record was made, if the account holds too much to
-// be read from the beginning.
-const clockErrorMax = 31 * 24 * time.Hour
-
 // everything is where a look-up begins that cannot know when the record was sent.
 var everything = time.Unix(0, 0)
 
@@ -50,7 +46,7 @@ type reading struct {
 }
 
 // read looks through a collection and keeps what bears a mark.
-func read(ctx context.Context, acc *upstream.Account, path string, filter url.Values, from time.Time) *reading {
+func (k *lookups) read(ctx context.Context, acc *upstream.Account, path string, filter url.Values, from time.Time) *reading {
 	r := &reading{seen: map[mark][]sighting{}}
 	n := 0
 	r.Sweep, r.answer = acc.Sweep(ctx, path, filter, from, func(o upstream.Object) bool {
@@ -62,11 +58,19 @@ func read(ctx context.Context, acc *upstream.Account, path string, filter url.Va
 			}
 		}
 		n++
-		r.full = n >= sweepObjectsMax
+		r.full = n >= k.objectsMax
 		return !r.full
 	})
 	r.at = time.Now()
 	return r
+}
+
+// broke says why the reading is not whole.
+func (r *reading) broke(s *send) string {
+	if r.full {
+		return "it holds too much"
+	}
+	return s.withoutToken(&r.answer).Reason
 }
 
 // serves reports whether the reading reaches back to from and began at or after a time of the processor's.
@@ -90,6 +94,8 @@ func (r *reading) of(marks []mark) (found []sighting) {
 
 // lookups share what was read of the accounts' collections: thousands of records that a cut line left in doubt are served by one reading.
 type lookups struct {
+	objectsMax int // that one reading takes in
+
 	mu sync.Mutex // guards the rest
 	by map[place]*shelf
 	// shown are API keys that were proved to see what was sent with another, or the same.
@@ -117,7 +123,7 @@ type shelf struct {
 }
 
 func newLookups() *lookups {
-	return &lookups{by: map[place]*shelf{}, shown: map[credentials]bool{}}
+	return &lookups{objectsMax: sweepObjectsMax, by: map[place]*shelf{}, shown: map[credentials]bool{}}
 }
 
 func (k *lookups) shelf(p place) *shelf {
@@ -162,7 +168,7 @@ func (k *lookups) ask(ctx context.Context, p place, from, after time.Time) (*rea
 	if r := k.kept(sh, from, after); r != nil {
 		return r, nil
 	}
-	r := read(ctx, p.acc, p.path, nil, from.Truncate(windowStep))
+	r := k.read(ctx, p.acc, p.path, nil, from.Truncate(windowStep))
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil {

@@ -11,12 +11,8 @@ import (
 	"tenderbox/upstream"
 )
 
-const (
-	// codeUnexpectedState is the processor's refusal to confirm an intent whose state is past that: it may have been charged.
-	codeUnexpectedState = "payment_intent_unexpected_state"
-	// codeRefunded is its refusal to give back what was given back.
-	codeRefunded = "charge_already_refunded"
-)
+// codeUnexpectedState is the processor's refusal to confirm an intent whose state is past that: it may have been charged.
+const codeUnexpectedState = "payment_intent_unexpected_state"
 
 // outcome is what is now known of a record, and what is written of that.
 type outcome struct {
@@ -31,6 +27,7 @@ type outcome struct {
 	unpinned  bool   // nor at the present account: any may be next
 	series    int    // the keys to go on with; 0: the present ones
 	looked    bool   // it was looked up and need not be again before it is sent
+	lookFirst bool   // it must be, whatever comes between
 	settledAt time.Time
 }
 
@@ -40,8 +37,9 @@ func settledAs(status Status, object string) outcome {
 
 func unsettled(sync SyncState, reason string) outcome { return outcome{sync: sync, reason: reason} }
 
-// outcomeOf says what the answer to the send proves of the record.
-func (s *send) outcomeOf(a *upstream.Answer) outcome {
+// outcomeOf says what the answer to the send proves of the record. before is how many sends before the one that was answered may have
+// reached the processor.
+func (s *send) outcomeOf(a *upstream.Answer, before int) outcome {
 	switch {
 	case a.Outcome == upstream.Retryable && s.first:
 		// No attempt may have had an effect: the record is as unsent as on its first day, and not pinned, unless an intent of its
@@ -51,9 +49,13 @@ func (s *send) outcomeOf(a *upstream.Answer) outcome {
 		return s.outcomeOfCreate(a)
 	case a.Outcome == upstream.Succeeded && s.judge(&a.Object) == stoodSucceeded: // a confirmation's bytes do not name the amount
 		return settledAs(Succeeded, a.Object.ID)
-	case a.Outcome == upstream.Declined && !s.tellsOfAnother(a):
+	case a.Outcome == upstream.Declined && s.conclusive(a, before):
 		o := settledAs(Failed, "")
-		o.failure = Failure{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message}
+		o.failure = failureOf(a)
+		return o
+	case a.Outcome == upstream.Declined && s.movesMoney():
+		o := unsettled(InDoubt, "a repeat was "+a.Reason+"; what became of the first send is looked up")
+		o.lookFirst = true
 		return o
 	}
 	o := unsettled(InDoubt, a.Reason)
@@ -70,21 +72,37 @@ func (s *send) outcomeOfCreate(a *upstream.Answer) outcome {
 		return outcome{sync: Queued, object: a.Object.ID, unsent: true, series: 1} // the keys of the confirmation begin anew
 	case a.Outcome == upstream.Declined:
 		o := settledAs(Failed, "")
-		o.failure = Failure{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message}
+		o.failure = failureOf(a)
 		return o
 	}
 	return unsettled(Queued, a.Reason)
 }
 
-// tellsOfAnother reports a refusal that may be the effect of an attempt before: the intent is confirmed already, the charge refunded.
-func (s *send) tellsOfAnother(a *upstream.Answer) bool {
-	switch s.step {
-	case confirm:
-		return a.Failure.Code == codeUnexpectedState || !s.first && a.Failure.Type != "card_error"
-	case refund:
-		return !s.first && a.Failure.Code == codeRefunded
+func failureOf(a *upstream.Answer) Failure {
+	return Failure{a.Failure.Code, a.Failure.DeclineCode, a.Failure.Message}
+}
+
+// conclusive reports whether a refusal tells what became of the record. A repeat's does not: a processor that forgot the key early, or a
+// deputy of its, refuses the repeat of what it has charged. One that is replayed is the answer to the only send before, and with more than one
+// it may be that to a repeat.
+func (s *send) conclusive(a *upstream.Answer, before int) bool {
+	if s.step == confirm && a.Failure.Code == codeUnexpectedState {
+		return false // it is confirmed already, by whichever send
 	}
-	return false
+	return before == 0 || before == 1 && a.Replayed
+}
+
+// sendsBefore counts the sends before the one that was answered which may have reached the processor, if that matters.
+func (l *Ledger) sendsBefore(s *send, a *upstream.Answer) int {
+	n := max(a.Sends-1, 0)
+	if a.Outcome != upstream.Declined || s.first {
+		return n
+	}
+	sent, err := l.history(context.Background(), s)
+	if err != nil {
+		return n + severalSends // the answer is in hand: at worst it is looked up in vain
+	}
+	return n + sent.sends(s)
 }
 
 // record stores the outcome of an attempt: the attempt's row, the record's
@@ -93,9 +111,9 @@ func (s *send) tellsOfAnother(a *upstream.Answer) bool {
 func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.Tx) error) (outcome, error) {
 	now := l.clock.now()
 	a := s.withoutToken(answer)
-	o := s.outcomeOf(a)
+	o := s.outcomeOf(a, l.sendsBefore(s, a))
 	o.settledAt = l.settledAt(s.tenant, now)
-	proof, err := proofOf(&a.Object)
+	proof, err := proofOf(a)
 	if err != nil {
 		return o, err
 	}
@@ -106,7 +124,7 @@ func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.T
 	err = l.apply(s, o, now, func(tx *shards.Tx) error {
 		_, err := tx.Exec(`UPDATE attempts SET ended_at = ?, outcome = ?, maybe_sent = ?, http_status = ?, request_id = ?, reason = ?, evidence = ?
 			WHERE tenant = ? AND record = ? AND n = ?`,
-			now.UnixMilli(), string(result), boolInt(a.MaybeSent), a.Status, a.RequestID, a.Reason, proof,
+			now.UnixMilli(), string(result), a.Sends, a.Status, a.RequestID, a.Reason, proof,
 			string(s.tenant), s.id, s.n)
 		return err
 	}, s.n, then)
@@ -237,6 +255,9 @@ func (o *outcome) assignments(s *send) (set string, args []any) {
 	if o.looked {
 		put("resolve_first = 0", nil)
 	}
+	if o.lookFirst {
+		put("resolve_first = ?", lookUp)
+	}
 	return text.String(), args
 }
 
@@ -315,18 +336,33 @@ type evidence struct {
 	Created  int64  `json:"created"`
 }
 
-// proofOf is the object as it is stored; NULL when the processor showed none.
-func proofOf(o *upstream.Object) (any, error) {
-	if o.ID == "" {
+func evidenceOf(o *upstream.Object) evidence {
+	return evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created}
+}
+
+// refusal is what is kept of the processor's no.
+type refusal struct {
+	Failure Failure `json:"failure"`
+}
+
+// proofOf is what is kept of an answer: its object, or why it is a no. NULL when it shows neither.
+func proofOf(a *upstream.Answer) (any, error) {
+	var proof any
+	switch o := &a.Object; {
+	case o.ID != "":
+		proof = evidenceOf(o)
+	case a.Outcome == upstream.Declined:
+		proof = refusal{failureOf(a)}
+	default:
 		return nil, nil
 	}
-	b, err := json.Marshal(evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created})
+	b, err := json.Marshal(proof)
 	return string(b), err
 }
 
 func proofsOf(found []sighting) (proofs []evidence) {
 	for _, o := range found {
-		proofs = append(proofs, evidence{o.ID, o.Kind, o.Status, o.Amount, o.Currency, o.Created})
+		proofs = append(proofs, evidenceOf(&o.Object))
 	}
 	return proofs
 }

@@ -4,12 +4,20 @@ import (
 	"cmp"
 	"context"
 	"net/url"
+	"time"
 
 	"tenderbox/upstream"
 )
 
-// confirmsMax confirmations may an intent be asked for under keys of their own: one that takes none of so many needs a person.
-const confirmsMax = 100
+const (
+	// confirmsMax confirmations may an intent be asked for under keys of their own: one that takes none of so many needs a person.
+	confirmsMax = 100
+	// pendingMax is how long a payment may be without an end at the processor before a person is asked. The slowest means, a direct
+	// debit, take up to 14 business days, which with holidays are some 24.
+	pendingMax = 30 * 24 * time.Hour
+	// refundPendingMax is the same for refunds: processors wait up to 45 days for an account's balance, or for the payer's bank details.
+	refundPendingMax = 60 * 24 * time.Hour
+)
 
 // polled reports whether what is known to be at the processor is asked how it stands, instead of being sent for.
 func (s *send) polled() bool {
@@ -41,7 +49,32 @@ func (l *Ledger) poll(ctx context.Context, acc *upstream.Account, s *send) (next
 	if s.step == confirm && s.judge(&a.Object) == stoodWaiting {
 		return l.confirmAnew(ctx, s, f, a)
 	}
+	if s.judge(&a.Object) == stoodPending {
+		if long, err := l.pendingLong(ctx, acc, s, &a.Object); err != nil || long {
+			f.result, f.evidence = resultPending, evidenceOf(&a.Object)
+			return rest, cmp.Or(err, l.review(s, f, "the "+a.Object.Kind+" has been "+a.Object.Status+" for too long"))
+		}
+	}
 	return l.adopt(s, f, &a.Object, a.Failure)
+}
+
+// pendingLong reports whether the object had time enough to come to an end. Both ends are the processor's time: no clock of the box's that jumps
+// makes a case of what is under way.
+func (l *Ledger) pendingLong(ctx context.Context, acc *upstream.Account, s *send, o *upstream.Object) (bool, error) {
+	sent, err := l.history(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	_, since, _ := sent.window()
+	if since.IsZero() && o.Created > 0 { // sent by a box before this one, or before its clock was known
+		since = time.Unix(o.Created, 0)
+	}
+	long := pendingMax
+	if s.table == refundTable {
+		long = refundPendingMax
+	}
+	now := acc.Clock()
+	return !now.IsZero() && !since.IsZero() && now.Sub(since) >= long, nil
 }
 
 // confirmAnew goes on with an intent that no confirmation has reached, or none that was worked off: under a new key, because the answer
@@ -49,7 +82,7 @@ func (l *Ledger) poll(ctx context.Context, acc *upstream.Account, s *send) (next
 // that arrives late changes nothing; but it may arrive, so the payment stays one that may have left.
 func (l *Ledger) confirmAnew(ctx context.Context, s *send, f *finding, a *upstream.Answer) (next, error) {
 	f.result, f.reason = resultAbsent, "the intent waits for its confirmation"
-	f.evidence = evidence{a.Object.ID, a.Object.Kind, a.Object.Status, a.Object.Amount, a.Object.Currency, a.Object.Created}
+	f.evidence = evidenceOf(&a.Object)
 	past, err := l.history(ctx, s)
 	if err != nil {
 		return rest, err

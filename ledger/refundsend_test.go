@@ -68,7 +68,7 @@ func TestRefusedRefundGivesItsAmountBack(t *testing.T) {
 	if err := b.step(string(id)); err != nil {
 		t.Fatal(err)
 	}
-	if r := b.refundNow(id); r.Status != RefundRefused || r.Failure == nil || r.Failure.Code != codeRefunded {
+	if r := b.refundNow(id); r.Status != RefundRefused || r.Failure == nil || r.Failure.Code != "charge_already_refunded" {
 		t.Fatalf("%+v", r)
 	}
 	if got := b.now(p.ID); got.AmountRefunded != 0 {

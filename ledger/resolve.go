@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
@@ -23,8 +25,11 @@ const (
 	// the queue gives no handler more than ten minutes.
 	sentMargin = 15 * time.Minute
 	// formerMargin after this process first looked, what a box that it follows has sent is worked off: the sends of a
-	// process end with it.
+	// process end with it. So is what this process has sent, so long after it ended.
 	formerMargin = 15 * time.Second
+	// wholeTries readings are made of a list before what is seen in a part of it is taken: beside it there may be a second success, and what
+	// broke one reading is mostly gone in the next. In vain, the outcome that is known counts more, and an alarm says what is not.
+	wholeTries = 3
 )
 
 // doubtful says why a record is looked up before it is sent.
@@ -73,17 +78,47 @@ func (l *Ledger) resolve(ctx context.Context, acc *upstream.Account, s *send, wh
 	if err != nil {
 		return rest, err
 	}
-	if o, twice := s.choose(found, r.Complete); twice {
+	if r.Complete {
+		l.alarms.clear(partAlarm(s, q.path))
+	}
+	o, twice := s.choose(found)
+	switch refused := o != nil && s.judge(&o.Object) == stoodFailed; {
+	case twice:
 		l.raise(alarmKey{tenant: s.tenant, code: "payment_charged_twice", subject: s.id}, "the processor holds more than one success for "+s.id)
 		f.result, f.evidence = resultFound, proofsOf(found)
 		return rest, l.review(s, f, "the processor holds more than one success for it")
-	} else if o != nil {
+	case o != nil && !refused && r.Complete:
 		return l.adopt(s, f, &o.Object, upstream.Failure{})
-	}
-	if why == early {
+	case o != nil && !refused:
+		return l.adoptInPart(s, f, q, r, o)
+	case why == early && !(refused && q.provenBy(r)):
 		return transmitNow, nil
 	}
-	return again, l.exclude(ctx, acc, s, f, q, r, sent)
+	return again, l.exclude(ctx, acc, s, f, q, r, sent, o)
+}
+
+// adoptInPart takes what is seen in a list that cannot be read whole, but for an intent that waits: it would be confirmed, and another of the
+// record's may have been.
+func (l *Ledger) adoptInPart(s *send, f *finding, q question, r *reading, o *sighting) (next, error) {
+	why := r.broke(s)
+	before, err := l.lastFinding(s)
+	if err != nil {
+		return rest, err
+	}
+	tried := before.kind == kindResolve && before.result == resultUndecided && before.attempts == s.n-1 && before.looks >= wholeTries-1
+	if stood := s.judge(&o.Object); stood == stoodWaiting || !tried {
+		f.evidence = evidenceOf(&o.Object)
+		return rest, l.undecided(s, f, "something is found in the processor's list, which could not be read whole: "+why)
+	}
+	f.reason = "the processor's list could not be read whole: a second success for it would not have been seen"
+	l.raise(partAlarm(s, q.path), "the processor's list of "+q.path+" cannot be read whole ("+why+"); "+s.id+
+		" goes by what is seen of it, and a second success for it would not be: reconcile the days since it was made")
+	return l.adopt(s, f, &o.Object, upstream.Failure{})
+}
+
+// partAlarm stands from when something was adopted from a part of a list until one was read whole.
+func partAlarm(s *send, path string) alarmKey {
+	return alarmKey{tenant: s.tenant, code: "upstream_list_incomplete", subject: path}
 }
 
 // search looks for the record's objects: what was asked, what was read, and what of that is the record's.
@@ -103,12 +138,17 @@ type question struct {
 	filter url.Values
 	marks  []mark
 	from   time.Time // what is looked for was made at or after this
-	narrow time.Time // the same with less certainty, for an account that holds too much; zero: there is no such
-	after  time.Time // a reading that began before this proves no absence; zero: none is to be proved, or none can be yet
+	after  time.Time // a reading that began before this proves no absence; zero: none can be proved yet
+	early  bool      // no absence is to be proved: any reading of late will do
+}
+
+// provenBy reports whether the reading shows all that was sent, as far as its API key sees.
+func (q *question) provenBy(r *reading) bool {
+	return r.Complete && !r.Began.IsZero() && !q.after.IsZero() && !r.Began.Before(q.after)
 }
 
 func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtful) (q question, err error) {
-	q.place = place{acc, s.collection()}
+	q.place, q.early = place{acc, s.collection()}, why == early
 	first, last, left := sent.window()
 	switch {
 	case s.table == refundTable:
@@ -124,13 +164,19 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 			q.from = everything
 		}
 	case !left: // made by the box before, whose clock nobody knows to have been right
-		q.from, q.narrow = everything, s.createdAt.Add(-clockErrorMax)
+		q.from = everything
+		if s.resolveFirst&lookUpOlder == 0 && l.lookups.isLarge(q.place) {
+			q.from, err = l.lastDated(acc, s)
+		}
+		if err != nil {
+			return q, err
+		}
 	case first.IsZero():
 		q.from = everything
 	default:
 		q.from = first.Add(-windowMargin)
 	}
-	byKey := s.resolveFirst == lookUpByKey && s.keyHash != ""
+	byKey := s.resolveFirst&lookUpByKey != 0 && s.keyHash != ""
 	if byKey {
 		q.marks = append(q.marks, mark{markKey, s.keyHash})
 	}
@@ -142,16 +188,14 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 			}
 		}
 	}
-	if why == early {
-		return q, nil
-	}
 	switch {
-	case why == former:
-		if since := l.lookups.since(q.place); !since.IsZero() {
-			q.after = since.Add(formerMargin)
+	case why == former, why == early:
+		since := l.lookups.since(q.place)
+		if left && last.After(since) { // the seal; what it sent took no longer than a call may
+			since = last.Add(acc.Timeout())
 		}
-		if left && !last.IsZero() && q.after.Before(last.Add(formerMargin)) {
-			q.after = last.Add(formerMargin)
+		if !since.IsZero() {
+			q.after = since.Add(formerMargin)
 		}
 		if s.movesMoney() && l.tooOld(acc, s) {
 			q.after, err = l.sentBefore(acc, s, last)
@@ -165,16 +209,27 @@ func (l *Ledger) question(acc *upstream.Account, s *send, sent past, why doubtfu
 // look reads what answers the question, or hears what was read lately.
 func (l *Ledger) look(ctx context.Context, s *send, q question) (*reading, error) {
 	if q.filter != nil {
-		return read(ctx, q.acc, q.path, q.filter, q.from), nil
+		return l.lookups.read(ctx, q.acc, q.path, q.filter, q.from), nil
 	}
 	after := q.after
-	if now := q.acc.Clock(); after.After(now) {
+	if q.early || after.After(q.acc.Clock()) {
 		after = time.Time{} // no reading can prove absence yet; one may find it
 	}
-	if !q.narrow.IsZero() && l.lookups.isLarge(q.place) {
-		return l.lookups.ask(ctx, q.place, q.narrow, after)
-	}
 	return l.lookups.ask(ctx, q.place, q.from, after)
+}
+
+// lastDated is where a look-up begins that the account holds too much for from its beginning: what another box has sent for the record, and is not in
+// these data, was sent after they were parted, and so after the last of their sends of which the processor's time is known. If there is none, the
+// beginning it is, which is not read to its end, and a person is asked.
+func (l *Ledger) lastDated(acc *upstream.Account, s *send) (time.Time, error) {
+	var last sql.NullInt64
+	err := l.shardOf(s.payment.ID).View(context.Background(), func(tx *shards.Tx) error {
+		return tx.QueryRow(`SELECT /* box */ max(their_time) FROM attempts WHERE epoch < ? AND account = ?`, int64(l.set.Manifest().Epoch), identity(acc)).Scan(&last)
+	})
+	if at := instant(last.Int64); err == nil && last.Valid && at.Before(acc.Clock()) {
+		return at.Add(-windowMargin), nil
+	}
+	return everything, err
 }
 
 // sentBefore is the time, by the processor's clock, from which on a reading sees all that was sent. If the last seal
@@ -205,25 +260,21 @@ func (l *Ledger) owned(ctx context.Context, s *send, found []sighting) (own []si
 	return own, nil
 }
 
-// choose picks the object that tells most: a success, or what is not settled, before a refusal, which counts only if nothing
-// else can have been overlooked.
-func (s *send) choose(found []sighting, whole bool) (best *sighting, twice bool) {
+// choose picks the object that tells most: a success, or what is not settled, before a refusal. twice: more than one took effect, or may yet.
+func (s *send) choose(found []sighting) (best *sighting, twice bool) {
 	rank := map[standing]int{stoodFailed: 1, stoodWaiting: 2, stoodPending: 3, stoodAnother: 4, stoodSucceeded: 5}
-	successes := 0
+	effects := 0
 	for i := range found {
 		o := &found[i]
-		stood := s.judge(&o.Object)
-		if o.Status == "succeeded" {
-			successes++
+		switch o.Status {
+		case "succeeded", "pending", "processing":
+			effects++
 		}
-		if stood == stoodFailed && !whole {
-			continue
-		}
-		if best == nil || rank[stood] > rank[s.judge(&best.Object)] {
+		if best == nil || rank[s.judge(&o.Object)] > rank[s.judge(&best.Object)] {
 			best = o
 		}
 	}
-	return best, successes > 1
+	return best, effects > 1
 }
 
 // absence is what proves that nothing is there.
@@ -241,25 +292,25 @@ type absence struct {
 	Looks   int64     `json:"looks"`
 }
 
-// exclude proves that the reading would show what was sent, and lets the record be sent.
-func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f *finding, q question, r *reading, sent past) error {
-	undecided := func(reason string) error {
-		f.result, f.reason = resultUndecided, reason
-		if err := l.note(s, f); err != nil {
-			return err
-		}
-		return &later{reason: reason}
-	}
+// undecided notes a look that settled nothing, and wishes for another.
+func (l *Ledger) undecided(s *send, f *finding, reason string) error {
+	f.result, f.reason = resultUndecided, reason
+	return cmp.Or(l.note(s, f), error(&later{reason: reason}))
+}
+
+// exclude proves that the reading would show what was sent, and lets the record be sent; or, if all that is there is a refusal, or a repeat was
+// refused, settles it as that.
+func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f *finding, q question, r *reading, sent past, refused *sighting) error {
 	f.evidence = absence{q.path, r.From, r.Began, q.after, r.Pages, r.Objects, r.First, r.Last, r.KeyID, acc.Clock(), 1}
 	switch {
 	case !r.Complete && r.answer.Outcome == upstream.Retryable && !r.answer.MaybeSent:
 		return &later{after: max(r.answer.RetryAfter, unsentPause)}
 	case !r.Complete:
-		return undecided("the processor's list could not be read whole: " + s.withoutToken(&r.answer).Reason)
+		return l.undecided(s, f, "the processor's list could not be read whole: "+r.broke(s))
 	case r.Began.IsZero():
-		return undecided("the processor does not tell the time, so nothing says that its list is newer than the send")
+		return l.undecided(s, f, "the processor does not tell the time, so nothing says that its list is newer than the send")
 	case q.after.IsZero():
-		return undecided("the last send is not dated by the processor's clock: it is looked for again later")
+		return l.undecided(s, f, "the last send is not dated by the processor's clock: it is looked for again later")
 	case r.Began.Before(q.after):
 		return &later{after: min(max(q.after.Sub(acc.Clock()), unsentPause), sentMargin), reason: "the last send may still be under way"}
 	}
@@ -272,9 +323,19 @@ func (l *Ledger) exclude(ctx context.Context, acc *upstream.Account, s *send, f 
 		f.result = resultUndecided
 		return l.review(s, f, "nothing is found with the present API key, and nothing proves that it is of the account that was sent to")
 	}
+	failure, no := sent.refused(s.key)
+	if refused != nil {
+		_, err := l.adopt(s, f, &refused.Object, failure)
+		return err
+	}
 	o := outcome{sync: s.state, looked: true}
 	o.unpinned = s.unconfirmed() // nothing of it was sent anywhere
-	if s.movesMoney() && l.tooOld(acc, s) {
+	switch {
+	case no && s.movesMoney():
+		f.reason = "a repeat was refused, and nothing else is there"
+		o = settledAs(Failed, "")
+		o.failure = lostFailure(failure)
+	case s.movesMoney() && l.tooOld(acc, s):
 		f.reason = "proved not to be there: it is sent under a new key"
 		o.sync, o.unsent, o.unpinned, o.series = Queued, true, true, s.series+1
 	}
@@ -294,7 +355,7 @@ func (l *Ledger) lookBack(ctx context.Context, acc *upstream.Account, s *send) (
 			return again, l.confirmedBefore(ctx, s)
 		}
 	}
-	return rest, l.exclude(ctx, acc, s, f, q, r, nil)
+	return rest, l.exclude(ctx, acc, s, f, q, r, nil, nil)
 }
 
 // confirmedBefore writes down that the intent's client has confirmed it, in the box before.

@@ -101,12 +101,22 @@ func (l *Ledger) decide(ctx context.Context, t tenants.ID, id, kind string, v *V
 		if err != nil {
 			return err
 		}
-		f.evidence = evidence{object.ID, object.Kind, object.Status, object.Amount, object.Currency, object.Created}
+		f.evidence = evidenceOf(object)
 		o = settledAs(Succeeded, object.ID)
+		if s.table == paymentTable {
+			l.claiming.Lock()
+			defer l.claiming.Unlock() // when the verdict is stored
+			if err := l.unclaimed(ctx, s, object); err != nil {
+				return unavailable(err)
+			}
+		}
 	case verdictFailed:
 		o = settledAs(Failed, "")
 		o.failure = Failure{Code: "failed_by_verdict", Message: "The operator found that it did not take place."}
 	case verdictResend:
+		if err := l.ended(ctx, s); err != nil {
+			return err
+		}
 		waits := s.step == confirm // its intent is kept: it can be charged once
 		o = outcome{sync: Queued, unsent: true, forgotten: !waits, unpinned: !waits, series: s.series + 1, looked: true}
 		job := settleJob(&Event{Tenant: t, Subject: id})
@@ -159,8 +169,34 @@ func (s *send) stillInReview(tx *shards.Tx, o *outcome) error {
 	return err
 }
 
-// seen asks the processor for the object that a person named, and compares it.
-func (l *Ledger) seen(ctx context.Context, s *send, id string) (*upstream.Object, error) {
+// unclaimed reports an error if another payment of the box, in whichever file and of whichever tenant, is settled by the object, waits for its
+// end, or is settled by the intent that it belongs to or by that intent's charge. Objects that the settler adopts bear the mark of the
+// payment that they were made for, and a verdict names none that bears another's: so no settler can come between this and the verdict.
+func (l *Ledger) unclaimed(ctx context.Context, s *send, o *upstream.Object) error {
+	acc, err := l.accountFor(s)
+	if err != nil {
+		return err
+	}
+	at := identity(acc)
+	return each(ctx, l.set.All(), func(_ context.Context, tx *shards.Tx) error {
+		var t tenants.ID
+		var id string
+		err := tx.QueryRow(`SELECT /* box */ tenant, id FROM payments WHERE upstream_id IN (?, ?, ?) AND coalesce(account, ?) = ? AND NOT (tenant = ? AND id = ?) LIMIT 1`,
+			o.ID, o.PaymentIntent, o.Charge, at, at, string(s.tenant), s.id).Scan(&t, &id)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case t != s.tenant:
+			id = "another tenant's payment"
+		}
+		return &Error{Kind: Conflict, Code: "upstream_object_differs", Field: "upstream_id", Message: "the processor's object is that of " + id + " already; it settles one payment"}
+	})
+}
+
+// shown asks the processor for an object of the record's collection; nil: it says that it shows none.
+func (l *Ledger) shown(ctx context.Context, s *send, id string) (*upstream.Object, error) {
 	away := func(reason string) error {
 		return &Error{Kind: Unavailable, Code: "upstream_unavailable", RetryAfter: unsentPause, Message: "the processor cannot be asked for the object now: " + reason}
 	}
@@ -170,12 +206,36 @@ func (l *Ledger) seen(ctx context.Context, s *send, id string) (*upstream.Object
 	}
 	answer := acc.Get(ctx, s.collection()+"/"+url.PathEscape(id))
 	a := s.withoutToken(&answer)
-	o := &a.Object
 	switch {
 	case a.Missing():
-		return nil, invalid("upstream_object_missing", "upstream_id", "the processor has no such object in "+s.collection())
-	case o.ID == "":
+		return nil, nil
+	case a.Object.ID == "":
 		return nil, away(a.Reason)
+	}
+	return &a.Object, nil
+}
+
+// ended reports an error if what is sent again is known to be at the processor and may still take effect there, or has.
+func (l *Ledger) ended(ctx context.Context, s *send) error {
+	if s.upstreamID == "" || !s.movesMoney() {
+		return nil
+	}
+	o, err := l.shown(ctx, s, s.upstreamID)
+	if err != nil || o == nil || o.Final() && o.Status != "succeeded" {
+		return err
+	}
+	return &Error{Kind: Conflict, Code: "upstream_object_open", Message: "the processor's " + o.Kind + " " + o.ID + " is " + o.Status +
+		": sent again, it would take effect twice; let it end there first, or settle by it"}
+}
+
+// seen asks the processor for the object that a person named, and compares it.
+func (l *Ledger) seen(ctx context.Context, s *send, id string) (*upstream.Object, error) {
+	o, err := l.shown(ctx, s, id)
+	if err == nil && o == nil {
+		err = invalid("upstream_object_missing", "upstream_id", "the processor has no such object in "+s.collection())
+	}
+	if err != nil {
+		return nil, err
 	}
 	differs := func(format string, args ...any) error {
 		return &Error{Kind: Conflict, Code: "upstream_object_differs", Field: "upstream_id", Message: "the processor's object " + fmt.Sprintf(format, args...)}

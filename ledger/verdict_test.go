@@ -2,8 +2,11 @@ package ledger
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -231,4 +234,98 @@ func TestAttemptsTellAll(t *testing.T) {
 		t.Errorf("%+v", back)
 	}
 	b.sound()
+}
+
+// One object of the processor's settles one payment, whoever names it for how many, and in whichever files they stand.
+func TestVerdictNamesAnObjectOnce(t *testing.T) {
+	f := newFront(t)
+	b := openFronted(t, f)
+	f.byHand(t, "/charges", marked("", "1999"))
+	object := b.sim.Ledger().Charges[0].ID
+	var ids []PaymentID
+	files := map[int]bool{}
+	for range 12 {
+		id := inReview(b, f, validPayment())
+		ids = append(ids, id)
+		files[b.shardOf(id).ID()] = true
+	}
+	if len(files) < 2 {
+		t.Fatalf("all in one file")
+	}
+	var taken atomic.Int64
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		wg.Go(func() {
+			_, err := b.Resolve(t.Context(), testTenant, string(id), Verdict{"succeeded", object, "x"})
+			if err == nil {
+				taken.Add(1)
+			} else if code(err) != "upstream_object_differs" || !strings.Contains(err.Error(), "already") {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := taken.Load(); n != 1 {
+		t.Errorf("it settles %d payments", n)
+	}
+	b.sound()
+}
+
+// What moved once settles one payment, by whichever of its names: an intent, or the charge that belongs to it.
+func TestVerdictNamesAnIntentOrItsCharge(t *testing.T) {
+	f := newFront(t)
+	b := openFronted(t, f)
+	for range 2 {
+		f.byHand(t, "/payment_intents", url.Values{"amount": {"1999"}, "currency": {"usd"}, "payment_method": {"pm_card_visa"}, "confirm": {"true"}})
+	}
+	first, second := b.sim.Ledger().Charges[0], b.sim.Ledger().Charges[1]
+	intent := func() string {
+		id := b.pay("", byMethod()).ID
+		f.losing("POST payment_intents/…/confirm")
+		b.mustWait(string(id))
+		f.set(nil, nil)
+		b.setReview(string(id))
+		return string(id)
+	}
+	charge := func() string { return string(inReview(b, f, validPayment())) }
+	must(b.Resolve(t.Context(), testTenant, charge(), Verdict{"succeeded", first.ID, "x"}))(t)
+	if _, err := b.Resolve(t.Context(), testTenant, intent(), Verdict{"succeeded", first.PaymentIntent, "x"}); code(err) != "upstream_object_differs" {
+		t.Errorf("the intent of a charge: %v", err)
+	}
+	must(b.Resolve(t.Context(), testTenant, intent(), Verdict{"succeeded", second.PaymentIntent, "x"}))(t)
+	if _, err := b.Resolve(t.Context(), testTenant, charge(), Verdict{"succeeded", second.ID, "x"}); code(err) != "upstream_object_differs" {
+		t.Errorf("the charge of an intent: %v", err)
+	}
+	b.sound()
+}
+
+// The processor's account may be several tenants', and none of them is told of another's payment.
+func TestVerdictNamesAnotherTenantsObject(t *testing.T) {
+	f := newFront(t)
+	b := openFronted(t, f)
+	if _, _, err := b.tenants.Add(t.Context(), tenants.New{ID: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	theirs := must(b.payAs("other", validPayment()))(t)
+	s := must(b.loadSend(t.Context(), "other", string(theirs.ID)))(t)
+	acc := must(b.accountFor(s))(t)
+	if err := b.seal(t.Context(), acc, s); err != nil {
+		t.Fatal(err)
+	}
+	f.byHand(t, "/charges", marked("", "1999"))
+	object := b.sim.Ledger().Charges[0].ID
+	if err := b.review(must(b.loadSend(t.Context(), "other", string(theirs.ID)))(t), &finding{kind: kindResolve, account: s.account, began: b.clock.now(), result: resultUndecided}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	must(b.Resolve(t.Context(), "other", string(theirs.ID), Verdict{"succeeded", object, "x"}))(t)
+	id := inReview(b, f, validPayment())
+	_, err := b.Resolve(t.Context(), testTenant, string(id), Verdict{"succeeded", object, "x"})
+	if code(err) != "upstream_object_differs" || strings.Contains(err.Error(), string(theirs.ID)) {
+		t.Errorf("%v", err)
+	}
+}
+
+func (b *testBox) payAs(t tenants.ID, n NewPayment) (Payment, error) {
+	p, _, err := b.Pay(b.t.Context(), t, "", n)
+	return p, err
 }

@@ -67,6 +67,9 @@ func (a *Account) Name() string { return a.id.account }
 // Configured reports whether there is anything to send to.
 func (a *Account) Configured() bool { return a.id.url != "" }
 
+// Timeout returns how long one call takes at most, its retries included.
+func (a *Account) Timeout() time.Duration { return a.cfg.Timeout }
+
 // Ready reports whether a payment may be sent now: the link judge says online or degraded, the breaker is
 // closed, and no hold is in force. It is cheap.
 func (a *Account) Ready() bool { return a.snapshot().ready }

@@ -17,7 +17,8 @@ const (
 	// Declined: the processor refused what was posted, in its own error format (card_error, invalid_request_error), and
 	// said nothing that contradicts it; or the object is in a state from which no request of ours leads to success: a
 	// failed charge or refund, a canceled intent or refund, an intent whose confirmation failed. No money moved.
-	// What was not posted cannot be declined: an error in answer to Get is never this.
+	// What was not posted cannot be declined: an error in answer to Get is never this. It is said of the request that was answered: of one
+	// sent before it under the same key it proves nothing, unless it is Replayed.
 	Declined Outcome = "declined"
 	// Retryable: this request had no effect, so the same may be sent again. Either nothing left the box
 	// (MaybeSent is false) or the processor itself refused to look at it (401, 403, 429; 404 and 405 of an
@@ -37,6 +38,11 @@ type Answer struct {
 	// MaybeSent is false only if provably no byte of the request left on any connection: the dial or the
 	// TLS handshake failed, or the request was held back here. It covers all tries of one call.
 	MaybeSent bool
+	// Sends is how many tries of the call may have left, the one that was answered among them. With more than one a refusal is that of a
+	// repeat: what became of the tries before it only says if it is Replayed.
+	Sends int
+	// Replayed: the processor says that this is the answer that it gave before to the same key (Idempotent-Replayed).
+	Replayed bool
 	// Status is the HTTP status, 0 if no answer came. An answer that was cut keeps its status.
 	Status int
 	// RequestID is the processor's Request-Id, for its support.
@@ -77,7 +83,7 @@ type Object struct {
 	Currency      string
 	Created       int64 // Unix seconds, the processor's clock
 	Metadata      map[string]string
-	Charge        string // a refund's charge
+	Charge        string // a refund's charge, an intent's latest
 	PaymentIntent string // a charge's or refund's intent
 }
 

@@ -54,7 +54,8 @@ func newAsk(c call) ask {
 // classify says what a whole answer proves. It is pure, total and never guesses; the table of what it
 // makes of hostile answers is TestClassify.
 func classify(q ask, status int, header http.Header, body []byte, now time.Time) (Answer, health) {
-	a := Answer{Outcome: Unknown, MaybeSent: true, Status: status, RequestID: clean(header.Get("Request-Id"), 100)}
+	a := Answer{Outcome: Unknown, MaybeSent: true, Status: status, RequestID: clean(header.Get("Request-Id"), 100),
+		Replayed: header.Get("Idempotent-Replayed") == "true"}
 	if date, err := http.ParseTime(header.Get("Date")); err == nil {
 		a.Date = date
 	}

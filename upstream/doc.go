@@ -42,8 +42,8 @@
 // # Caveats
 //
 // Tries within one Post may show the processor one request more than once, always with the same key and bytes. MaybeSent covers all of
-// them, and a refusal to look at one (429, say) is Retryable only if none before it can have left. net/http is kept from trying POSTs again by itself, for
-// it shows the last answer alone.
+// them, and a refusal to look at one (429, say) is Retryable only if none before it can have left. Sends counts them: a Declined second
+// says nothing of the first. net/http is kept from trying POSTs again by itself, for it shows the last answer alone.
 //
 // The proxy variables of the environment are honoured. Accounts are never forgotten while the process lives.
 //

@@ -39,6 +39,7 @@ type wireObject struct {
 
 	Charge        reference `json:"charge"`
 	PaymentIntent reference `json:"payment_intent"`
+	LatestCharge  reference `json:"latest_charge"`
 
 	Data    *[]wireObject `json:"data"`
 	HasMore *bool         `json:"has_more"`
@@ -165,7 +166,7 @@ func (w wireObject) entry(kind string) (o Object, problem string) {
 	}
 	return Object{
 		Kind: kind, ID: w.ID, Status: w.Status, Amount: w.Amount, Currency: strings.ToLower(w.Currency),
-		Created: w.Created, Metadata: w.Metadata, Charge: w.Charge.id(), PaymentIntent: w.PaymentIntent.id(),
+		Created: w.Created, Metadata: w.Metadata, Charge: firstOf(w.Charge.id(), w.LatestCharge.id()), PaymentIntent: w.PaymentIntent.id(),
 	}, ""
 }
 

@@ -116,16 +116,22 @@ func (w *wire) do(ctx context.Context, base, key string, c call) result {
 	defer cancel()
 
 	var r result
-	start, maybeSent := w.cfg.Now(), false
+	start, sends := w.cfg.Now(), 0
 	err := retry.Do(func() error {
 		var again bool
-		r, again = w.try(budget, base, key, c)
-		if maybeSent && r.Outcome == Retryable {
+		var seen witness
+		r, again = w.try(budget, base, key, c, &seen)
+		if sends > 0 && r.Outcome == Retryable {
 			// An earlier try may have taken effect; that this one did not proves nothing about it.
 			r.Outcome = Unknown
 		}
-		maybeSent = maybeSent || r.MaybeSent
-		r.MaybeSent = maybeSent
+		if r.MaybeSent {
+			sends++
+		}
+		if seen.sentBefore() {
+			sends++
+		}
+		r.MaybeSent, r.Sends = sends > 0, sends
 		if again {
 			return errFailed
 		}
@@ -149,8 +155,7 @@ func (w *wire) do(ctx context.Context, base, key string, c call) result {
 }
 
 // try is one request. again: a new connection may do better.
-func (w *wire) try(ctx context.Context, base, key string, c call) (r result, again bool) {
-	var seen witness
+func (w *wire) try(ctx context.Context, base, key string, c call, seen *witness) (r result, again bool) {
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, seen.trace()), c.method, base+c.path, bytes.NewReader(c.body))
 	if err != nil {
 		return result{Answer: Answer{Outcome: Retryable, Reason: "not sent: malformed request"}, health: abandoned}, false

@@ -213,6 +213,9 @@ func (w *World) changesProcessor() {
 				*p = w.random.Float64() / 2
 			}
 		}
+		if w.random.IntN(2) == 0 {
+			f.DeclineRepeat = w.random.Float64() // often, because it takes a repeat
+		}
 		if w.random.IntN(5) == 0 {
 			f.CaptivePortal = []float64{0.3, 1}[w.random.IntN(2)]
 		}

@@ -34,6 +34,9 @@ type Faults struct {
 	// Garbage takes effect, then answers 200 with something else: HTML, half of the JSON, another
 	// amount, another currency, another id, noise; in turn.
 	Garbage float64 `json:"garbage"`
+	// DeclineRepeat forgets the answer that is kept under the key of a repeat whose first request took effect, and declines the repeat,
+	// as a processor does that knows keys for less long than it promised. No second effect; the decline is kept and replayed from then on.
+	DeclineRepeat float64 `json:"decline_repeat"`
 }
 
 // fault names one of Faults, as in /_control.
@@ -52,6 +55,7 @@ const (
 	hangAfterEffect     fault = "hang_after_effect"
 	slowBody            fault = "slow_body"
 	garbage             fault = "garbage"
+	declineRepeat       fault = "decline_repeat"
 )
 
 type chance struct {
@@ -64,7 +68,7 @@ func (f Faults) list() []chance {
 		{refuse, f.Refuse}, {captivePortal, f.CaptivePortal}, {hang, f.Hang}, {error429, f.Error429},
 		{error503, f.Error503}, {error500, f.Error500}, {error500AfterEffect, f.Error500AfterEffect},
 		{dropAfterEffect, f.DropAfterEffect}, {hangAfterEffect, f.HangAfterEffect}, {slowBody, f.SlowBody},
-		{garbage, f.Garbage},
+		{garbage, f.Garbage}, {declineRepeat, f.DeclineRepeat},
 	}
 }
 

@@ -259,6 +259,32 @@ func TestForgottenKeys(t *testing.T) {
 	})
 }
 
+// A repeat is declined only where the first request took effect, without the mark of a replay; a repeat of that one bears it.
+func TestDeclinedRepeat(t *testing.T) {
+	p := start(t, simulator.Options{})
+	p.charge("k")
+	declined := p.post("/charges", "d", "amount", "1", "currency", "usd", "source", "tok_chargeDeclined")
+	p.faults(simulator.Faults{DeclineRepeat: 1})
+	if r := p.charge("new"); !created(r) {
+		t.Errorf("a first request: %d %s", r.status, r.body)
+	}
+	if r := p.post("/charges", "d", "amount", "1", "currency", "usd", "source", "tok_chargeDeclined"); r.body != declined.body || r.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("a repeat of what had no effect: %d %s", r.status, r.body)
+	}
+	first := p.charge("k")
+	if first.status != 402 || first.errorType() != "card_error" || first.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("a repeat: %d %s", first.status, first.body)
+	}
+	p.faults(simulator.Faults{})
+	if again := p.charge("k"); again.body != first.body || again.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("its repeat: %d %s", again.status, again.body)
+	}
+	p.effects(2)
+	if got := p.Fired()["decline_repeat"]; got != 1 {
+		t.Errorf("fired %d times", got)
+	}
+}
+
 func TestSlowBodyArrivesInTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubble(t, simulator.Options{})

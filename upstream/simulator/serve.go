@@ -137,6 +137,16 @@ func (x *exchange) post(ep endpoint, path string) {
 	if key != "" {
 		s.mu.Lock()
 		c, held := s.state.claim(key, fingerprint(path, x.params.Encode()), s.o.Now())
+		if c == replay && x.fault == declineRepeat && s.state.tookEffect(key) {
+			f := declines["chargeDeclinedInsufficientFunds"]
+			f.Type = "card_error"
+			a := f.as(http.StatusPaymentRequired)
+			held.store(a.status, a.body)
+			s.mu.Unlock()
+			x.fired()
+			x.deliver(a)
+			return
+		}
 		status, body := held.status, held.body
 		s.mu.Unlock()
 		switch c {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -166,6 +167,12 @@ func (st *state) claim(key string, print [sha256.Size]byte, now time.Time) (clai
 		return inUse, k
 	}
 	return replay, k
+}
+
+// tookEffect reports whether money moved, or may yet, by a request under the key.
+func (st *state) tookEffect(key string) bool {
+	return slices.ContainsFunc(st.charges.items, func(c *Charge) bool { return c.key == key && c.Status != "failed" }) ||
+		slices.ContainsFunc(st.refunds.items, func(r *Refund) bool { return r.key == key && r.Status != "failed" })
 }
 
 // unclaim forgets a key whose request was not worked on after all.
