@@ -53,8 +53,8 @@ func (r *reconciling) begin(t tenants.ID) (end func(), err error) {
 }
 
 // Reconcile compares what the tenant's ledger has settled from the first instant up to, and without, the second with what the
-// processor's lists show. It reads, and changes neither; what it found is kept. Zero times: yesterday, by the box's time zone. A
-// comparison that could not read everything is no error: it says so.
+// processor's lists show. It reads, and changes neither; what it found is kept. Zero times: yesterday, by the box's time zone. The longest span
+// is counted in days of from's zone. A comparison that could not read everything is no error: it says so.
 func (l *Ledger) Reconcile(ctx context.Context, t tenants.ID, from, to time.Time) (Reconciliation, error) {
 	if from.IsZero() && to.IsZero() {
 		from, to = DayOf(l.clock.now().In(l.o.Zone)).Add(-1).Span(l.o.Zone)
@@ -84,7 +84,7 @@ func (l *Ledger) reconcile(ctx context.Context, t tenants.ID, from, to time.Time
 	switch {
 	case !from.Before(to):
 		return Reconciliation{}, invalid("time_range_invalid", "to", "must be later than from, and from must not lie in the future")
-	case to.Sub(from) > reconciliationSpanMax+spanSlack:
+	case exceedDays(from, to, reconciliationSpanMax):
 		return Reconciliation{}, invalid("time_range_invalid", "to", "at most 31 days after from")
 	}
 	c := &comparison{Ledger: l, t: t, acc: acc, owner: l.keys.ownerMark(t), alone: l.aloneOn(acc, t), records: map[string]*theirs{}, loose: map[string][]looseRefund{},

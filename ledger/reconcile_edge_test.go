@@ -214,8 +214,8 @@ func TestReconcileRefused(t *testing.T) {
 		return code(err)
 	}
 	for want, spans := range map[string][][2]time.Duration{
-		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}, {-31*24*time.Hour - 2*time.Hour, 0}},
-		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-31*24*time.Hour - time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
+		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}, {-31*24*time.Hour - time.Second, 0}},
+		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
 	} {
 		for _, span := range spans {
 			if got := day(span[0], span[1]); got != want {
@@ -223,6 +223,8 @@ func TestReconcileRefused(t *testing.T) {
 			}
 		}
 	}
+	october := time.Date(2026, 10, 1, 0, 0, 0, 0, must(time.LoadLocation("Europe/Berlin"))(t)) // an hour longer than 31 days of 24
+	must(b.Reconcile(t.Context(), testTenant, october, october.AddDate(0, 1, 0)))(t)
 	end, err := b.reconciling.begin(testTenant)
 	if err != nil {
 		t.Fatal(err)
