@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tenderbox/shards"
 	"tenderbox/shards/shardstest"
@@ -171,6 +174,35 @@ func TestNothingPassesBeforeTheEpoch(t *testing.T) {
 	b.openPart(t.Context(), p)
 	if _, err := b.sealOnly(id); err != nil || !p.verified.Load() {
 		t.Errorf("after that: %v", err)
+	}
+}
+
+// Nor does it pass in the company of that.
+func TestNothingPassesWithTheOpening(t *testing.T) {
+	b := openFronted(t, newFront(t))
+	id := string(b.pay("", validPayment()).ID)
+	p := b.parts[b.shardOf(PaymentID(id)).ID()]
+	p.verified.Store(false)
+	entered, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(entered) })
+	var writes errgroup.Group
+	writes.Go(func() error {
+		_ = p.shard.Update(t.Context(), func(*shards.Tx) error { once(); <-release; return nil }) // refused like all others, once it is through
+		return nil
+	})
+	<-entered
+	var sealed error
+	writes.Go(func() error { _, sealed = b.sealOnly(id); return nil })
+	writes.Go(func() error { return b.beginEpoch(t.Context(), p) })
+	for p.shard.Stats().Queued < 2 {
+		runtime.Gosched()
+	}
+	close(release)
+	if err := writes.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(sealed, shards.ErrUnavailable) {
+		t.Errorf("sealed: %v", sealed)
 	}
 }
 
