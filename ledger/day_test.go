@@ -53,6 +53,19 @@ func TestDaysExceeded(t *testing.T) {
 	}
 }
 
+// A report is of a year and a leap day, here with an hour more than those have elsewhere.
+func TestLongestReport(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{idle: true})
+	berlin := must(time.LoadLocation("Europe/Berlin"))(t)
+	year := time.Date(2025, 10, 26, 0, 0, 0, 0, berlin)
+	must(b.Report(t.Context(), testTenant, year, year.AddDate(0, 0, 366)))(t)
+	for _, to := range []time.Time{year.AddDate(0, 0, 367), year.AddDate(0, 0, 366).Add(1)} {
+		if _, err := b.Report(t.Context(), testTenant, year, to); code(err) != "time_range_invalid" {
+			t.Errorf("up to %v: %v", to, err)
+		}
+	}
+}
+
 // A day without a midnight begins when its clock does; one with two begins at the first, and both hours are its own.
 func TestDaySpans(t *testing.T) {
 	for _, c := range []struct{ zone, day, from, to string }{
