@@ -134,6 +134,8 @@ func TestAnalyticsTurns(t *testing.T) {
 func TestAnalyticsQueriesAreBounded(t *testing.T) {
 	s, _, clock := openMany(t)
 	day := 24 * time.Hour
+	berlin := must(time.LoadLocation("Europe/Berlin"))(t)
+	october := time.Date(2025, 10, 1, 0, 0, 0, 0, berlin)
 	for name, c := range map[string]struct {
 		q    AnalyticsQuery
 		code string
@@ -145,8 +147,12 @@ func TestAnalyticsQueriesAreBounded(t *testing.T) {
 		"32 days by hour":    {AnalyticsQuery{Bucket: ByHour, From: clock.now(), To: clock.now().Add(32 * day)}, "time_range_invalid"},
 		"367 days":           {AnalyticsQuery{Bucket: ByDay, From: clock.now(), To: clock.now().Add(367 * day)}, "time_range_invalid"},
 		"eight thousand yrs": {AnalyticsQuery{Bucket: ByDay, From: time.Unix(0, 0), To: time.Date(9998, 12, 31, 0, 0, 0, 0, time.UTC)}, "time_range_invalid"},
-		"31 days by hour":    {AnalyticsQuery{Bucket: ByHour, From: clock.now(), To: clock.now().Add(31*day + time.Hour)}, "<nil>"},
+		"31 days by hour":    {AnalyticsQuery{Bucket: ByHour, From: clock.now(), To: clock.now().Add(31 * day)}, "<nil>"},
+		"an hour more":       {AnalyticsQuery{Bucket: ByHour, From: clock.now(), To: clock.now().Add(31*day + time.Hour)}, "time_range_invalid"},
 		"366 days":           {AnalyticsQuery{Bucket: ByDay, From: clock.now(), To: clock.now().Add(366 * day)}, "<nil>"},
+		"October by hour":    {AnalyticsQuery{Bucket: ByHour, From: october.UTC(), To: october.AddDate(0, 1, 0), Zone: berlin}, "<nil>"},
+		"two autumns":        {AnalyticsQuery{Bucket: ByDay, From: october.AddDate(0, 0, 25).UTC(), To: october.AddDate(0, 0, 25+366), Zone: berlin}, "<nil>"},
+		"of its hours":       {AnalyticsQuery{Bucket: ByHour, From: october.UTC(), To: october.AddDate(0, 1, 0)}, "time_range_invalid"},
 		"1970":               {AnalyticsQuery{Bucket: ByDay, From: time.Unix(0, 0), To: time.Unix(1, 0), Zone: time.FixedZone("", 45*60)}, "<nil>"},
 	} {
 		if _, err := s.a.Sums(t.Context(), testTenant, c.q); code(err) != c.code {

@@ -23,10 +23,8 @@ const (
 )
 
 const (
-	hourSpanMax = 31 * 24 * time.Hour  // a month: 744 buckets of each currency
-	daySpanMax  = 366 * 24 * time.Hour // a year and a leap day
-	// spanSlack lets a span of so many days, and a month that is compared, contain the hour by which clocks go back.
-	spanSlack = time.Hour
+	hourSpanMax = 31  // days; a month: 744 buckets of each currency, and one more when clocks go back
+	daySpanMax  = 366 // days; a year and a leap day
 	// bucketRowsMax bounds an answer to some megabytes: one currency fills a few
 	// hundred, and who trades in a hundred asks for less at a time.
 	bucketRowsMax = 10_000
@@ -65,8 +63,8 @@ func (q *AnalyticsQuery) widen() error {
 	if !q.From.Before(q.To) {
 		return invalid("time_range_invalid", "to", "must be later than from")
 	}
-	if q.To.Sub(q.From) > spanMax+spanSlack {
-		return invalid("time_range_invalid", "to", fmt.Sprintf("by the %s at most %d days after from", q.Bucket, spanMax/(24*time.Hour)))
+	if exceedDays(q.From.In(q.Zone), q.To, spanMax) {
+		return invalid("time_range_invalid", "to", fmt.Sprintf("by the %s at most %d days after from", q.Bucket, spanMax))
 	}
 	start, _ := q.Bucket.span(q.From.In(q.Zone))
 	last, end := q.Bucket.span(q.To.In(q.Zone))

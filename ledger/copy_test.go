@@ -290,6 +290,55 @@ func TestCopyKeepsItsAccount(t *testing.T) {
 	}
 }
 
+// A repeat of what the copy has lost is looked for by its key where the copy's account is, so that one does not change meanwhile.
+func TestCopyKeepsItsAccountForRepeats(t *testing.T) {
+	f := newFront(t)
+	a := openFronted(t, f)
+	b := a.on(copyOf(t, a))
+	change := func() error { return b.ChangeAccount(t.Context(), testTenant, func() error { return nil }) }
+	b.pay("", validPayment())
+	if err := change(); err != nil {
+		t.Errorf("new, without a key: %v", err)
+	}
+	again := b.pay("k", validPayment())
+	if err := change(); code(err) != "upstream_account_in_use" {
+		t.Errorf("changed before it was looked up: %v", err)
+	}
+	b.mustWait(string(again.ID))
+	b.pass(f, formerMargin+time.Second)
+	if p := b.settleNow(again.ID); p.Status != Succeeded {
+		t.Errorf("%+v", p)
+	}
+	if err := change(); err != nil {
+		t.Errorf("nothing belongs to it any more: %v", err)
+	}
+}
+
+// A copy that is started for another account gives money back where it was paid, and nowhere else.
+func TestCopyElsewhereKeepsRefunds(t *testing.T) {
+	f := newFront(t)
+	a := openFronted(t, f)
+	paid := a.paid(validPayment())
+	refund := a.giveBack(paid, 500)
+	dir := copyOf(t, a)
+	there := identity(a.accountOf(testTenant))
+	g := newFront(t)
+	o := a.o
+	o.sim, o.url = g.sim, g.url
+	b := openBox(t, dir, o)
+	b.hear()
+	if s := must(b.loadSend(t.Context(), testTenant, string(refund)))(t); s.account != there {
+		t.Errorf("it belongs to %q, paid to %q", s.account, there)
+	}
+	for range 3 {
+		_ = b.step(string(refund))
+		b.pass(g, formerMargin+time.Second)
+	}
+	if r := b.refundNow(refund); r.Status != RefundPending || g.posts() != 0 {
+		t.Errorf("%+v, %d requests elsewhere", r, g.posts())
+	}
+}
+
 // The box's clock was days ahead when the payment was made, and is right when its copy looks for the charge.
 func TestCopyOfABoxWhoseClockWasAhead(t *testing.T) {
 	f := newFront(t)

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -55,59 +57,113 @@ func (l *Ledger) reconcileDaily(ctx context.Context) error {
 
 // round looks after every tenant. What goes wrong with one is tried again in the next.
 func (d *daily) round(ctx context.Context) {
+	var all []tenants.ID
 	for _, t := range d.tenants.List() {
-		if err := d.look(ctx, t.ID); err != nil && ctx.Err() == nil {
-			d.log.Warn("a day is not reconciled yet", "tenant", string(t.ID), "err", err)
+		all = append(all, t.ID)
+	}
+	for t, err := range d.look(ctx, all...) {
+		if ctx.Err() == nil {
+			d.log.Warn("a day is not reconciled yet", "tenant", string(t), "err", err)
 		}
 	}
 }
 
-// look compares the tenant's days that are due, oldest first. After whatever went wrong, it waits before it tries again.
-func (d *daily) look(ctx context.Context, t tenants.ID) error {
+// look compares those tenants' days that are due, oldest first; those who share an account share the reading of its lists. After whatever
+// went wrong with one of them, it waits before it tries that one again.
+func (d *daily) look(ctx context.Context, ts ...tenants.ID) (failed map[tenants.ID]error) {
 	now := d.clock.now()
 	last := DayOf(now.Add(-dailyAfter).In(d.o.Zone)).Add(-1)
-	calm := d.calm(d.accountOf(t), now) // always: it must not miss an outage of which it asks
-	if d.done[t] == last.String() || now.Sub(d.tried[t]).Abs() < dailyRetry {
-		return nil
+	failed = map[tenants.ID]error{}
+	fail := func(t tenants.ID, err error) { failed[t], d.tried[t] = err, now }
+	owed := map[*upstream.Account]map[tenants.ID]Day{} // the first day that is due
+	for _, t := range ts {
+		acc := d.accountOf(t)
+		calm := d.calm(acc, now) // always: it must not miss an outage of which it asks
+		if d.done[t] == last.String() || now.Sub(d.tried[t]).Abs() < dailyRetry {
+			continue
+		}
+		first, err := d.owes(ctx, t, last, calm)
+		switch {
+		case err != nil:
+			fail(t, err)
+		case calm:
+			if owed[acc] == nil {
+				owed[acc] = map[tenants.ID]Day{}
+			}
+			owed[acc][t] = first
+		}
 	}
-	err := d.lookUpTo(ctx, t, last, calm)
-	if err != nil {
-		d.tried[t] = now
+	for acc, first := range owed {
+		whole := maps.Clone(first)
+		for back := dailyBackMax - 1; back >= 0; back-- {
+			day := last.Add(-back)
+			var with []tenants.ID
+			for t, from := range first {
+				if failed[t] == nil && !day.Before(from) {
+					with = append(with, t)
+				}
+			}
+			for t, err := range d.compareDay(ctx, acc, day, with) {
+				if delete(whole, t); err != nil {
+					fail(t, err)
+				}
+			}
+		}
+		for t := range first {
+			if _, ok := whole[t]; ok {
+				d.done[t] = last.String()
+			}
+			if failed[t] == nil {
+				if err := d.alarmDifferences(ctx, t); err != nil { // the oldest have had their time
+					fail(t, err)
+				}
+			}
+		}
 	}
-	return err
+	return failed
 }
 
-func (d *daily) lookUpTo(ctx context.Context, t tenants.ID, last Day, calm bool) error {
-	if _, known := d.done[t]; !known { // a start has forgotten the alarms
-		if err := d.alarmDifferences(ctx, t); err != nil {
-			return err
-		}
-		d.done[t] = ""
+// compareDay compares the day of tenants who share an account. It returns those of whom it could not be done, or not be read whole (nil).
+func (d *daily) compareDay(ctx context.Context, acc *upstream.Account, day Day, ts []tenants.ID) (short map[tenants.ID]error) {
+	short = map[tenants.ID]error{}
+	from, to := day.Span(d.o.Zone)
+	if len(ts) == 0 || !from.Before(to) { // the zone's calendar left it out
+		return short
 	}
-	if !calm {
-		return nil
-	}
-	due, err := d.due(ctx, t, last)
+	slices.Sort(ts)
+	reading, cancel := withinReconcileMax(ctx)
+	defer cancel()
+	ls, err := d.readLists(reading, acc, from, to, ts...)
 	if err != nil {
-		return err
-	}
-	whole := true
-	for _, day := range due {
-		from, to := day.Span(d.o.Zone)
-		name := day.String()
-		r, err := d.reconcile(ctx, t, from, to, &name)
-		if err != nil {
-			return err
+		for _, t := range ts {
+			short[t] = err
 		}
-		if r.Status == Incomplete {
-			d.tried[t], whole = r.CreatedAt, false
-			d.log.Warn("a day could not be reconciled whole and is tried again later", "tenant", string(t), "day", name, "reason", *r.Reason)
+		return short
+	}
+	defer ls.leave()
+	for _, t := range ts {
+		r, err := d.compareWith(ctx, ls, t, day.String())
+		switch {
+		case err != nil:
+			short[t] = err
+		case r.Status == Incomplete:
+			short[t], d.tried[t] = nil, r.CreatedAt
+			d.log.Warn("a day could not be reconciled whole and is tried again later", "tenant", string(t), "day", day.String(), "reason", *r.Reason)
 		}
 	}
-	if whole {
-		d.done[t] = last.String()
+	return short
+}
+
+// compareWith compares one tenant's day, for which it has as long as one that is asked for.
+func (d *daily) compareWith(ctx context.Context, ls *lists, t tenants.ID, day string) (Reconciliation, error) {
+	end, err := d.reconciling.begin(t)
+	if err != nil {
+		return Reconciliation{}, err
 	}
-	return d.alarmDifferences(ctx, t) // the oldest have had their time
+	defer end()
+	limited, cancel := withinReconcileMax(ctx)
+	defer cancel()
+	return d.compare(ctx, limited, ls, t, &day)
 }
 
 // calm reports whether the account can be asked, has been for a while, and agrees with the box about the time: else nobody knows what
@@ -130,29 +186,31 @@ func (d *daily) calm(acc *upstream.Account, now time.Time) bool {
 	return !theirs.IsZero() && theirs.Sub(now).Abs() < dailyCalm
 }
 
-// due lists the days up to the last that no whole comparison has been made of since the latest of which one was; of a tenant without any, the last.
-func (d *daily) due(ctx context.Context, t tenants.ID, last Day) (days []Day, err error) {
+// owes is the first day that is due, once the account is calm: the one after the latest of which a whole comparison was made, or the last.
+func (d *daily) owes(ctx context.Context, t tenants.ID, last Day, calm bool) (first Day, err error) {
+	if _, known := d.done[t]; !known { // a start has forgotten the alarms
+		if err := d.alarmDifferences(ctx, t); err != nil {
+			return last, err
+		}
+		d.done[t] = ""
+	}
+	if !calm {
+		return last, nil
+	}
 	kept, err := d.readReconciliations(ctx, t, afterReconciliations, 2*reconciliationsKept)
 	if err != nil {
-		return nil, err
+		return last, err
 	}
-	first := last
-	for _, r := range kept {
+	for _, r := range kept { // the newest stands first
 		if r.Day == nil || r.Status == Incomplete {
 			continue
 		}
 		if day, ok := ParseDay(*r.Day); ok {
-			first = day.Add(1)
+			return day.Add(1), nil
 		}
-		break // the newest stands first
+		break
 	}
-	for back := dailyBackMax - 1; back >= 0; back-- {
-		day := last.Add(-back)
-		if from, to := day.Span(d.o.Zone); !day.Before(first) && from.Before(to) { // else it is done, or the zone's calendar left it out
-			days = append(days, day)
-		}
-	}
-	return days, nil
+	return last, nil
 }
 
 // differenceData is the data of [ReconciliationDifference].

@@ -3,6 +3,9 @@ package ledger
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -30,7 +33,7 @@ func (b *testBox) alarmed() bool {
 
 func (d *daily) mustLook(t *testing.T) {
 	t.Helper()
-	if err := d.look(t.Context(), testTenant); err != nil {
+	if err := d.look(t.Context(), testTenant)[testTenant]; err != nil {
 		t.Fatal(err)
 	}
 }
@@ -148,7 +151,7 @@ func TestDailyFailing(t *testing.T) {
 	failing := func(want int) {
 		t.Helper()
 		pages := f.count("pages")
-		err := d.look(t.Context(), testTenant)
+		err := d.look(t.Context(), testTenant)[testTenant]
 		if got := f.count("pages") - pages; got != want || (err == nil) != (want == 0) {
 			t.Fatalf("%d pages were read, want %d: %v", got, want, err)
 		}
@@ -374,5 +377,114 @@ func TestDailyRound(t *testing.T) {
 	d.round(t.Context())
 	if got := must(b.Reconciliations(t.Context(), "aaa", 10, ""))(t).Data; len(got) != 1 || len(b.days()) != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Tenants who share an account share the reading of its lists, and nothing of what it shows: each finds what it would find alone.
+func TestDailySharedLists(t *testing.T) {
+	b, f := openReconciled(t)
+	all := []tenants.ID{testTenant, "aaa", "bbb", "ccc"}
+	words := map[tenants.ID][]string{} // that are its own
+	for _, tenant := range all {
+		if tenant != testTenant {
+			if _, _, err := b.tenants.Add(t.Context(), tenants.New{ID: tenant}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tenant == "ccc" {
+			continue // has done nothing
+		}
+		p, _, err := b.Pay(t.Context(), tenant, "", validPayment())
+		if err != nil {
+			t.Fatal(err)
+		}
+		job := settleJobOf(p.ID)
+		job.Tenant = string(tenant)
+		if err := b.settle(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+		p = must(b.Payment(t.Context(), tenant, string(p.ID)))(t)
+		lost := string(newIDs().payment(noon, 7))
+		form := marked(lost, "500")
+		form.Set("metadata["+markOwner+"]", b.keys.ownerMark(tenant))
+		words[tenant] = []string{string(p.ID), *p.UpstreamID, lost, f.byHandID(t, "/charges", form), f.byHandID(t, "/refunds", url.Values{"charge": {*p.UpstreamID}, "amount": {"5"}}),
+			f.byHandID(t, "/charges", marked(string(p.ID), "1999"))}
+	}
+	foreign := f.byHandID(t, "/charges", url.Values{"amount": {"77"}, "currency": {"usd"}, "source": {"tok_visa"}})
+	d := newDaily(b.Ledger)
+	d.round(t.Context())
+	b.pass(f, 24*time.Hour)
+	pages := f.count("pages")
+	d.round(t.Context())
+	if got := f.count("pages") - pages; got != 3 {
+		t.Errorf("%d pages were read, want one of each list", got)
+	}
+	for _, tenant := range all {
+		kept := must(b.Reconciliations(t.Context(), tenant, pageMax, ""))(t).Data
+		if len(kept) != 1 || *kept[0].Day != "2026-11-23" {
+			t.Fatalf("%s: %+v", tenant, kept)
+		}
+		daily := must(b.Reconciliation(t.Context(), tenant, string(kept[0].ID)))(t)
+		want := 3 // missing here, duplicate, refunded
+		if tenant == "ccc" {
+			want = 0
+		}
+		if int(daily.Total) != want || daily.Foreign != 1 {
+			t.Errorf("%s: %+v", tenant, daily)
+		}
+		alone := must(b.Reconcile(t.Context(), tenant, noon.Add(-12*time.Hour), noon.Add(12*time.Hour)))(t)
+		alone.ID, alone.Day, alone.CreatedAt, alone.EndedAt = daily.ID, daily.Day, daily.CreatedAt, daily.EndedAt
+		if !reflect.DeepEqual(daily, alone) {
+			t.Errorf("%s: with others %+v\nalone %+v", tenant, daily, alone)
+		}
+		text := string(must(json.Marshal(daily))(t))
+		for of, words := range words {
+			for _, word := range words {
+				if of != tenant && strings.Contains(text, word) {
+					t.Errorf("%s is told of %s's %s", tenant, of, word)
+				}
+			}
+		}
+	}
+
+	// What was given back of charges from before is asked for once. A day that one of them lacks is read for that one, and lists that end in
+	// the middle are nobody's whole day.
+	for _, charge := range []string{words["aaa"][1], words["bbb"][1], foreign} {
+		f.byHandID(t, "/refunds", url.Values{"charge": {charge}, "amount": {"6"}})
+	}
+	b.pass(f, 24*time.Hour)
+	end := must(b.reconciling.begin("aaa"))(t)
+	pages = f.count("pages")
+	d.round(t.Context())
+	end()
+	b.pass(f, dailyRetry)
+	d.round(t.Context())
+	if got := f.count("pages") - pages; got != 6 {
+		t.Errorf("%d pages were read, want twice one of each list", got)
+	}
+	if got := f.count("GET charges/…"); got != 2*3 {
+		t.Errorf("%d charges were asked for, want three each time", got)
+	}
+	b.pass(f, 24*time.Hour)
+	f.answering("GET charges", 404, `{"error":{"type":"invalid_request_error"}}`)
+	d.round(t.Context())
+	f.set(nil, nil)
+	for _, tenant := range all {
+		var days []string
+		for _, r := range must(b.Reconciliations(t.Context(), tenant, pageMax, ""))(t).Data {
+			if r.Day != nil {
+				days = append(days, fmt.Sprintf("%s %s %d %d", *r.Day, r.Status, r.Kinds[RefundedThere], r.Foreign))
+			}
+		}
+		want := "2026-11-24 equal 0 1"
+		if tenant == "aaa" || tenant == "bbb" {
+			want = "2026-11-24 different 1 1"
+		}
+		if len(days) != 3 || days[0] != "2026-11-25 incomplete 0 0" || days[1] != want {
+			t.Errorf("%s: %q", tenant, days)
+		}
+	}
+	if n := b.reconciling.places; n != 0 {
+		t.Errorf("%d places are taken for ever", n)
 	}
 }

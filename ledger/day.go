@@ -49,6 +49,12 @@ func (d Day) Start(zone *time.Location) time.Time {
 	return first.Add(time.Duration(seconds) * time.Second).In(zone)
 }
 
+// exceedDays reports whether the span is longer than n days of its beginning's zone, of which one in a year has an hour more.
+func exceedDays(from, to time.Time, n int) bool {
+	day, zone := DayOf(from), from.Location()
+	return to.After(day.Add(n).Start(zone).Add(from.Sub(day.Start(zone))))
+}
+
 // Span is the day's first instant and the next day's. They are the same of a day that the zone has left out.
 func (d Day) Span(zone *time.Location) (from, to time.Time) {
 	return d.Start(zone), d.Add(1).Start(zone)

@@ -27,6 +27,45 @@ func TestDays(t *testing.T) {
 	}
 }
 
+// The longest span is counted in days, not in hours: of 366 days that hold two changes of clocks in autumn and one in spring.
+func TestDaysExceeded(t *testing.T) {
+	for _, c := range []struct {
+		zone, from, to string
+		days           int
+		exceeded       bool
+	}{
+		{"Europe/Berlin", "2025-10-26T00:00:00+02:00", "2026-10-27T00:00:00+01:00", 366, false},
+		{"Europe/Berlin", "2025-10-26T00:00:00+02:00", "2026-10-27T00:00:01+01:00", 366, true},
+		{"Europe/Berlin", "2025-10-26T00:00:00+02:00", "2026-10-28T00:00:00+01:00", 366, true},
+		{"Europe/Berlin", "2026-10-01T18:30:00+02:00", "2026-11-01T18:30:00+01:00", 31, false},
+		{"Europe/Berlin", "2026-03-15T00:00:00+01:00", "2026-04-15T00:00:00+02:00", 31, false},
+		{"Europe/Berlin", "2026-03-15T00:00:00+01:00", "2026-04-15T00:30:00+02:00", 31, true}, // in hours it would do
+		{"America/Santiago", "2026-09-06T01:00:00-03:00", "2026-10-07T00:00:00-03:00", 31, false},
+		{"America/Santiago", "2026-08-06T00:00:00-04:00", "2026-09-06T01:00:00-03:00", 31, false},
+		{"UTC", "2025-10-26T00:00:00Z", "2026-10-27T00:00:00Z", 366, false},
+		{"UTC", "2025-10-26T00:00:00Z", "2026-10-27T01:00:00Z", 366, true},
+		{"UTC", "1970-01-01T00:00:00Z", "9998-12-31T00:00:00Z", 366, true},
+	} {
+		from, to := must(time.Parse(time.RFC3339, c.from))(t), must(time.Parse(time.RFC3339, c.to))(t)
+		if got := exceedDays(from.In(must(time.LoadLocation(c.zone))(t)), to, c.days); got != c.exceeded {
+			t.Errorf("%s to %s in %s: exceeds %d days is %v", c.from, c.to, c.zone, c.days, got)
+		}
+	}
+}
+
+// A report is of a year and a leap day, here with an hour more than those have elsewhere.
+func TestLongestReport(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{idle: true})
+	berlin := must(time.LoadLocation("Europe/Berlin"))(t)
+	year := time.Date(2025, 10, 26, 0, 0, 0, 0, berlin)
+	must(b.Report(t.Context(), testTenant, year, year.AddDate(0, 0, 366)))(t)
+	for _, to := range []time.Time{year.AddDate(0, 0, 367), year.AddDate(0, 0, 366).Add(1)} {
+		if _, err := b.Report(t.Context(), testTenant, year, to); code(err) != "time_range_invalid" {
+			t.Errorf("up to %v: %v", to, err)
+		}
+	}
+}
+
 // A day without a midnight begins when its clock does; one with two begins at the first, and both hours are its own.
 func TestDaySpans(t *testing.T) {
 	for _, c := range []struct{ zone, day, from, to string }{

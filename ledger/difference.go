@@ -150,7 +150,7 @@ func (c *comparison) judge(id string, o *ours) {
 // names no owner was made by a program of before they were named, or by a person: where several share the account nobody can say whose it is.
 func (c *comparison) ours(s *theirs) bool {
 	if s.marked {
-		return s.mine
+		return s.owner == c.t
 	}
 	return c.alone
 }

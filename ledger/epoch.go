@@ -96,6 +96,13 @@ func (l *Ledger) relayed(ctx context.Context, p *part) (c jobs.Cursor, under uin
 // shard before, so that each epoch that may hold a cursor is known.
 func (l *Ledger) takeOver(ctx context.Context, p *part) error {
 	_, under, found, err := l.relayed(ctx, p)
+	if err == nil && !found && p.journal.currentHead().seq == 0 {
+		// The position before the first row: without it, a crash between that row and the relay's first batch would look like a lost queue.
+		if err := l.jobs.EnqueueFrom(ctx, p.jobsSource(), 0, jobs.Cursor{}, nil); err != nil {
+			l.log.Warn("the queue's position is not written down yet", "shard", p.shard.ID(), "err", err)
+		}
+		return nil
+	}
 	if err != nil || !found || under == p.journal.epoch {
 		return err
 	}

@@ -1,14 +1,22 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"tenderbox/jobs"
 	"tenderbox/shards"
+	"tenderbox/shards/shardstest"
 )
 
 // A copy whose clock stands at 1970 does not call its epoch old when the clock is put right.
@@ -132,6 +140,36 @@ func TestEpochIsBegunInEveryShard(t *testing.T) {
 	}
 }
 
+// A crash between a shard's first row and the relay's first batch loses no job of that row, and is not taken for a lost queue.
+func TestFirstRowIsRelayedAfterACrash(t *testing.T) {
+	a := openBox(t, t.TempDir(), testOptions{idle: true}) // nothing is relayed
+	u := must3(a.CreateUser(t.Context(), testTenant, "", NewUser{Email: "ada@example.com", Name: "Ada"}))(t)
+	p := a.parts[a.set.Shard(shards.SlotOf(string(testTenant), string(u.ID))).ID()]
+	if n := p.journal.currentHead().seq; n != 1 {
+		t.Fatalf("%d rows", n)
+	}
+	o := a.o
+	o.idle = false
+	a.stop()
+	b := openBox(t, a.dir, o)
+	for {
+		c, _, err := b.jobs.Cursor(p.jobsSource())
+		if err != nil || t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+		if c.Offset == 1 {
+			break
+		}
+		_ = newPoke().wait(t.Context(), 20*time.Millisecond)
+	}
+	if b.raised("queue_lost") {
+		t.Errorf("%+v", b.alarms.of(""))
+	}
+	if page := must(b.jobs.List(string(testTenant), EmailQueue, jobs.Waiting, jobs.ListOptions{Limit: 10}))(t); len(page.Jobs) != 1 {
+		t.Errorf("%d welcomes", len(page.Jobs))
+	}
+}
+
 // A shard that is out holds back its own events, not those of others.
 func TestEventsGoOutWithoutAShard(t *testing.T) {
 	log := newMemoryLog()
@@ -170,6 +208,35 @@ func TestNothingPassesBeforeTheEpoch(t *testing.T) {
 	}
 }
 
+// Nor does it pass in the company of that.
+func TestNothingPassesWithTheOpening(t *testing.T) {
+	b := openFronted(t, newFront(t))
+	id := string(b.pay("", validPayment()).ID)
+	p := b.parts[b.shardOf(PaymentID(id)).ID()]
+	p.verified.Store(false)
+	entered, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(entered) })
+	var writes errgroup.Group
+	writes.Go(func() error {
+		_ = p.shard.Update(t.Context(), func(*shards.Tx) error { once(); <-release; return nil }) // refused like all others, once it is through
+		return nil
+	})
+	<-entered
+	var sealed error
+	writes.Go(func() error { _, sealed = b.sealOnly(id); return nil })
+	writes.Go(func() error { return b.beginEpoch(t.Context(), p) })
+	for p.shard.Stats().Queued < 2 {
+		runtime.Gosched()
+	}
+	close(release)
+	if err := writes.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(sealed, shards.ErrUnavailable) {
+		t.Errorf("sealed: %v", sealed)
+	}
+}
+
 // A start that dies between two steps of a new epoch, and another epoch after that, leave the journal's cursor to be found.
 func TestCursorIsFoundThroughEpochs(t *testing.T) {
 	a := openBox(t, t.TempDir(), testOptions{})
@@ -192,11 +259,105 @@ func TestCursorIsFoundThroughEpochs(t *testing.T) {
 	c := openBox(t, a.dir, o)
 	for _, p := range c.parts {
 		cursor, found, err := c.jobs.Cursor(p.jobsSource())
-		if some := p.journal.currentHead().seq > 0; err != nil || found != some || some && cursor.Offset == 0 {
+		if some := p.journal.currentHead().seq > 0; err != nil || !found || some != (cursor.Offset > 0) {
 			t.Errorf("shard %d: %+v, %v, %v", p.shard.ID(), cursor, found, err)
 		}
 	}
 	if c.raised("queue_lost") {
 		t.Error("the queue counts as lost")
+	}
+}
+
+// An epoch that cannot be written down because the disk is full is not begun: the copy can be read, takes nothing and sends nothing, says why, and
+// goes on as a copy does when there is room. With the room that the reserve gives back, some shards may be in it and others not.
+func TestEpochOnAFullDisk(t *testing.T) {
+	for name, fill := range map[string]func(*shardstest.Disk){
+		"no room at all": func(d *shardstest.Disk) {
+			d.Fail(shardstest.Fault{Op: shardstest.OpWrite, Outcome: shardstest.NoSpace})
+		},
+		"the reserve's": func(d *shardstest.Disk) { d.Limit(t, 1) },
+		"room for the first frames": func(d *shardstest.Disk) {
+			d.Fail(shardstest.Fault{Op: shardstest.OpWrite, Skip: 6, Outcome: shardstest.NoSpace})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFront(t)
+			a := openFronted(t, f)
+			var ids []string
+			for i := range 16 {
+				ids = append(ids, string(a.pay(fmt.Sprint(i), validPayment()).ID))
+			}
+			dir := copyOf(t, a)
+			d := shardstest.NewDisk(t, filepath.Join(dir, "shards"))
+			fill(d)
+			posts := f.posts()
+			b := a.on(dir)
+			waiting := 0
+			for _, p := range b.parts {
+				if !p.verified.Load() {
+					waiting++
+				}
+			}
+			if waiting == 0 || !b.raised("shard_unverified") {
+				t.Errorf("%d shards wait for room: %+v", waiting, b.alarms.of(""))
+			}
+			if ok, degraded := b.Ready(); ok || !slices.Contains(degraded, "disk_full") {
+				t.Errorf("ready %v, degraded %v", ok, degraded)
+			}
+			for _, id := range ids {
+				if _, err := b.sealOnly(id); err == nil {
+					t.Errorf("%s is sealed", id)
+				}
+				if err := b.step(id); err == nil {
+					t.Errorf("%s is settled", id)
+				}
+				if p, err := b.Payment(t.Context(), testTenant, id); err != nil || p.Status != Pending {
+					t.Errorf("%+v: %v", p, err)
+				}
+			}
+			for i := range 16 {
+				if _, _, err := b.Pay(t.Context(), testTenant, "", validPayment()); code(err) != "disk_full" && code(err) != "shard_unavailable" {
+					t.Errorf("%d was taken: %v", i, err)
+				}
+			}
+			if n := f.posts(); n != posts || d.Fired() == 0 && name != "the reserve's" {
+				t.Errorf("%d requests were sent, %d faults", n-posts, d.Fired())
+			}
+
+			d.Heal()
+			ctx, cancel := context.WithCancel(t.Context())
+			var relays sync.WaitGroup
+			defer relays.Wait()
+			defer cancel()
+			for _, p := range b.parts {
+				relays.Go(func() { _ = b.serve(ctx, p) })
+			}
+			for !b.Intact() && ctx.Err() == nil {
+				_ = newPoke().wait(ctx, 20*time.Millisecond)
+			}
+			for _, id := range ids {
+				if _, err := b.sealOnly(id); err == nil {
+					t.Errorf("%s is sealed before it was looked up", id)
+				}
+			}
+			b.mustWait(ids[0])
+			b.pass(f, formerMargin+time.Second)
+			for _, id := range ids {
+				for p := b.now(PaymentID(id)); p.Status != Succeeded && ctx.Err() == nil; p = b.now(PaymentID(id)) {
+					if b.step(id) != nil { // the reserve is not whole yet, or what was looked up must wait
+						b.pass(f, formerMargin+time.Second)
+					}
+				}
+			}
+			for id, n := range b.effects() {
+				if n != 1 {
+					t.Errorf("%s was charged %d times", id, n)
+				}
+			}
+			if b.raised("shard_unverified") {
+				t.Errorf("%+v", b.alarms.of(""))
+			}
+			b.sound()
+		})
 	}
 }

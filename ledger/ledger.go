@@ -188,7 +188,7 @@ func (l *Ledger) openPart(ctx context.Context, p *part) {
 		p.shard.Isolate(err)
 	default:
 		l.keys.passOver(p.shard)
-		l.raise(k, fmt.Sprintf("shard %d could not be read and takes nothing until it was: %v", p.shard.ID(), err))
+		l.raise(k, fmt.Sprintf("shard %d is not in service yet and takes nothing until it is: %v", p.shard.ID(), err))
 	}
 }
 

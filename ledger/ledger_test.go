@@ -430,6 +430,12 @@ func TestAccountIsPinned(t *testing.T) {
 	if err := b.ChangeAccount(t.Context(), testTenant, change); err != nil || !changed {
 		t.Fatalf("unsent payment holds the account: %v", err)
 	}
+	// The account was another when the send was begun.
+	s := must(b.loadSend(t.Context(), testTenant, string(p.ID)))(t)
+	other := must(b.accounts.Get("http://127.0.0.1:1", "elsewhere", "sk_test_elsewhere"))(t)
+	if err := b.seal(t.Context(), other, s); !errors.Is(err, errMoved) {
+		t.Fatalf("sealed for an account that is not the tenant's: %v", err)
+	}
 	must(b.sealOnly(string(p.ID)))(t)
 	changed = false
 	if err := b.ChangeAccount(t.Context(), testTenant, change); code(err) != "upstream_account_in_use" || changed {

@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"fmt"
-	"maps"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -195,13 +193,13 @@ func TestReconcileMany(t *testing.T) {
 	if len(seen) != differencesMax {
 		t.Errorf("%d different ones", len(seen))
 	}
-	c := &comparison{Ledger: b.Ledger, t: testTenant, acc: b.accountOf(testTenant), looks: reconcileLooksMax}
+	c := &comparison{Ledger: b.Ledger, t: testTenant, lists: &lists{acc: b.accountOf(testTenant)}, looks: reconcileLooksMax}
 	if _, _, err := c.look(t.Context(), "/charges", "ch_1"); err == nil {
 		t.Error("one more was asked for")
 	}
 	c.kept = reconcileObjectsMax
 	c.records = map[string]*theirs{}
-	if c.note("pay_", &theirs{}) {
+	if c.lists.note("pay_", &theirs{}) {
 		t.Error("one more was kept")
 	}
 }
@@ -214,8 +212,8 @@ func TestReconcileRefused(t *testing.T) {
 		return code(err)
 	}
 	for want, spans := range map[string][][2]time.Duration{
-		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}, {-31*24*time.Hour - 2*time.Hour, 0}},
-		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-31*24*time.Hour - time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
+		"time_range_invalid": {{0, 0}, {time.Hour, -time.Hour}, {time.Hour, 2 * time.Hour}, {-32 * 24 * time.Hour, 0}, {-31*24*time.Hour - time.Second, 0}},
+		"<nil>":              {{-31 * 24 * time.Hour, 0}, {-time.Hour, 5 * time.Hour}},
 	} {
 		for _, span := range spans {
 			if got := day(span[0], span[1]); got != want {
@@ -223,6 +221,8 @@ func TestReconcileRefused(t *testing.T) {
 			}
 		}
 	}
+	october := time.Date(2026, 10, 1, 0, 0, 0, 0, must(time.LoadLocation("Europe/Berlin"))(t)) // an hour longer than 31 days of 24
+	must(b.Reconcile(t.Context(), testTenant, october, october.AddDate(0, 1, 0)))(t)
 	end, err := b.reconciling.begin(testTenant)
 	if err != nil {
 		t.Fatal(err)
@@ -231,17 +231,13 @@ func TestReconcileRefused(t *testing.T) {
 		t.Errorf("twice at a time: %s", got)
 	}
 	end()
-	for i := range reconciliationsMax {
-		end, err := b.reconciling.begin(tenants.ID(fmt.Sprint("t", i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer end()
+	for range reconciliationsMax {
+		must(b.reconciling.enter())(t)
 	}
 	if got := day(-time.Hour, 0); got != "reconciliation_under_way" {
 		t.Errorf("many at a time: %s", got)
 	}
-	maps.DeleteFunc(b.reconciling.of, func(tenants.ID, bool) bool { return true })
+	b.reconciling.places = 0
 	for word, set := range map[string]func(){
 		"offline": func() { _ = b.ForceLink(testTenant, "offline") },
 		"breaker": func() { _ = b.ForceLink(testTenant, "auto"); _ = b.ForceBreaker(testTenant, "open") },

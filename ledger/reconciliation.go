@@ -88,8 +88,8 @@ const (
 	differencesMax = 500
 	// reconciliationsKept of each of the two sorts (daily, asked for) are kept of a tenant: a month and a little more.
 	reconciliationsKept = 40
-	// reconciliationSpanMax bounds what is asked for at once. A shop closes its day, or its month.
-	reconciliationSpanMax = 31 * 24 * time.Hour
+	// reconciliationSpanMax days bound what is asked for at once. A shop closes its day, or its month.
+	reconciliationSpanMax = 31
 )
 
 const (

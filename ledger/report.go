@@ -36,17 +36,17 @@ type Report struct {
 	Refunds  []RefundRow // made in the span, whenever their payments were; not those that canceled an unsent payment
 }
 
-// reportSpanMax bounds a report: a year and a leap day. A till asks for a day.
-const reportSpanMax = 366 * 24 * time.Hour
+// reportSpanMax days bound a report: a year and a leap day. A till asks for a day.
+const reportSpanMax = 366
 
 // Report sums the tenant's payments and refunds created from the first instant up to, and
 // without, the second: the end-of-day report of a till, straight from the
-// shards. Ids sort by time, so a range of time is a range of the primary key.
+// shards. Ids sort by time, so a range of time is a range of the primary key. The longest span is counted in days of from's zone.
 func (l *Ledger) Report(ctx context.Context, t tenants.ID, from, to time.Time) (Report, error) {
 	if !from.Before(to) {
 		return Report{}, invalid("time_range_invalid", "to", "must be later than from")
 	}
-	if to.Sub(from) > reportSpanMax {
+	if exceedDays(from, to, reportSpanMax) {
 		return Report{}, invalid("time_range_invalid", "to", "at most 366 days after from")
 	}
 	payments, refunds := reportSums{}, reportSums{}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
@@ -133,6 +134,9 @@ func (m Manifest) write(dir string) error {
 	}
 	path := filepath.Join(dir, manifestName)
 	if err := renameio.WriteFile(path, append(b, '\n'), 0o600, renameio.WithTempDir(dir)); err != nil {
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			err = full(err)
+		}
 		return fmt.Errorf("shards: writing the manifest: %w", err)
 	}
 	return syncDir(dir)

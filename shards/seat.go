@@ -117,7 +117,7 @@ func (s *Set) settle() error {
 	if found && !here.is(was) {
 		m := s.manifest.nextEpoch()
 		if err := m.write(s.dir); err != nil {
-			return err
+			return fmt.Errorf("this folder is a copy, and its new epoch could not be written down: %w", err)
 		}
 		s.manifest = m
 	} else if found {

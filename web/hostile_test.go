@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -130,6 +131,10 @@ func TestHostileTimes(t *testing.T) {
 		a := ts.ask("GET /api/v1/reports/payments?"+query, "", "key", ts.shop).is(200, "")
 		if a.json["from"] != want[0] || a.json["to"] != want[1] {
 			t.Errorf("%s: %v to %v, want %v", query, a.json["from"], a.json["to"], want)
+		}
+		asked, _ := url.ParseQuery(query)
+		if zone := ts.ledger.report.from.Location().String(); zone != cmp.Or(asked.Get("tz"), "UTC") {
+			t.Errorf("%s: its days are counted in %s", query, zone)
 		}
 	}
 }

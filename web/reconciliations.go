@@ -97,7 +97,7 @@ func (s *Server) reconcile(ctx context.Context, in *bareInput) (*reconciledOutpu
 	return &reconciledOutput{reconciliationsPath + "/" + string(r.ID), r}, err
 }
 
-// span reads the half-open span of time; zero times if nothing is named: the box's yesterday.
+// span reads the half-open span of time, of which from is in the zone of its dates; zero times if nothing is named: the box's yesterday.
 func (n *newReconciliation) span(now time.Time, zone *time.Location) (from, to time.Time, err error) {
 	if *n == (newReconciliation{}) {
 		return from, to, nil
@@ -114,7 +114,7 @@ func (n *newReconciliation) span(now time.Time, zone *time.Location) (from, to t
 		return from, to, asBody(err)
 	}
 	_, to, err = instants("to", n.To, ledger.DayOf(from.In(zone)), zone)
-	return from, to, asBody(err)
+	return from.In(zone), to, asBody(err)
 }
 
 // asBody makes the refusal of a parameter that of a body's member.

@@ -1,10 +1,13 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"testing"
 	"time"
+
+	json "github.com/go-json-experiment/json"
 
 	"tenderbox/ledger"
 	"tenderbox/tenants"
@@ -85,6 +88,11 @@ func TestReconcileOverHTTP(t *testing.T) {
 		ts.ask("POST "+path, body, "key", operatorToken, "X-Tenant-ID", "bar").is(201, "")
 		if got := [2]string{fake.from.UTC().Format(time.RFC3339), fake.to.UTC().Format(time.RFC3339)}; got != want || fake.tenant != "bar" {
 			t.Errorf("%s: %v, want %v, of %s", body, got, want, fake.tenant)
+		}
+		var asked newReconciliation
+		_ = json.Unmarshal([]byte(body), &asked)
+		if zone := fake.from.Location().String(); zone != cmp.Or(asked.TZ, "box") {
+			t.Errorf("%s: its days are counted in %s", body, zone)
 		}
 	}
 	fake.tenant = ""

@@ -39,16 +39,16 @@ func (s *Server) registerReports() {
 	register(s, huma.Operation{
 		OperationID: "report-payments", Method: http.MethodGet, Path: reportPath, Tags: []string{"payments"},
 		Summary:     "Sum payments by currency and status",
-		Description: "A till's end-of-day report, straight from the books, by created_at: from inclusive, to exclusive. At most 366 days.",
+		Description: "A till's end-of-day report, straight from the books, by created_at: from inclusive, to exclusive. At most 366 days of tz.",
 	}, forTenant, s.report)
 }
 
 func (s *Server) report(ctx context.Context, in *reportInput) (*reportOutput, error) {
-	from, to, _, err := in.span(s.now())
+	from, to, zone, err := in.span(s.now())
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.ledger.Report(ctx, in.x.caller.Tenant, from, to)
+	found, err := s.ledger.Report(ctx, in.x.caller.Tenant, from.In(zone), to)
 	if err != nil {
 		return nil, err
 	}

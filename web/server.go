@@ -180,6 +180,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isStripe(r.URL.Path) {
 		x.stripeHeaders()
 	}
+	if len(r.TransferEncoding) > 0 {
+		// net/http takes a Content-Length beside it away. A proxy in front may have gone by that one and have seen a body in what
+		// looks like the next request here: nothing more is read of such a connection (RFC 9112, 6.1).
+		x.Header()["Connection"] = closing
+	}
 	if p := s.receive(x); p != nil {
 		x.refuse(p)
 		return

@@ -152,6 +152,11 @@ func (s *Server) stripeCreateCharge(x *exchange, _ string) error {
 		return err
 	}
 	p, replayed, err := s.ledger.Pay(x.r.Context(), x.caller.Tenant, key, n)
+	return answerPayment(x, p, replayed, err, chargeOf)
+}
+
+// answerPayment waits for the outcome of a payment on its way, and answers with a view of it.
+func answerPayment[V any](x *exchange, p ledger.Payment, replayed bool, err error, view func(*ledger.Payment) V) error {
 	if err != nil {
 		return err
 	}
@@ -160,7 +165,7 @@ func (s *Server) stripeCreateCharge(x *exchange, _ string) error {
 	if no := declined(&p); no != nil {
 		return no
 	}
-	return x.answer(http.StatusOK, chargeOf(&p))
+	return x.answer(http.StatusOK, view(&p))
 }
 
 // money reads what charges and intents have in common.
@@ -211,11 +216,16 @@ func (s *Server) stripeListCharges(x *exchange, _ string) error {
 	}
 	f := q.filter()
 	f.Confirmed = true
-	page, err := s.ledger.Payments(x.r.Context(), x.caller.Tenant, f)
+	return answerPayments(x, f, "/charges", chargeOf)
+}
+
+// answerPayments answers with a list of payments' views.
+func answerPayments[V any](x *exchange, f ledger.Filter, path string, view func(*ledger.Payment) V) error {
+	page, err := x.s.ledger.Payments(x.r.Context(), x.caller.Tenant, f)
 	if err != nil {
 		return err
 	}
-	return x.answer(http.StatusOK, stripeListOf("/charges", page.Data, page.HasMore, chargeOf))
+	return x.answer(http.StatusOK, stripeListOf(path, page.Data, page.HasMore, view))
 }
 
 // stripeChargesOf lists an intent's charges: one, or none yet. Other filters have nothing to choose from.

@@ -158,20 +158,7 @@ func (s *Server) stripeCreateIntent(x *exchange, _ string) error {
 		}
 	}
 	p, replayed, err := s.ledger.Pay(x.r.Context(), x.caller.Tenant, key, n)
-	return x.answerIntent(p, replayed, err)
-}
-
-// answerIntent waits for the outcome of an intent on its way, and answers with the intent.
-func (x *exchange) answerIntent(p ledger.Payment, replayed bool, err error) error {
-	if err != nil {
-		return err
-	}
-	x.replayed(replayed)
-	p = x.awaitPayment(p)
-	if no := declined(&p); no != nil {
-		return no
-	}
-	return x.answer(http.StatusOK, intentOf(&p))
+	return answerPayment(x, p, replayed, err, intentOf)
 }
 
 // intent reads the payment that an intent's id stands for.
@@ -207,11 +194,7 @@ func (s *Server) stripeListIntents(x *exchange, _ string) error {
 	}
 	f := q.filter()
 	f.Means = ledger.ByMethod
-	page, err := s.ledger.Payments(x.r.Context(), x.caller.Tenant, f)
-	if err != nil {
-		return err
-	}
-	return x.answer(http.StatusOK, stripeListOf("/payment_intents", page.Data, page.HasMore, intentOf))
+	return answerPayments(x, f, "/payment_intents", intentOf)
 }
 
 func (s *Server) stripeConfirmIntent(x *exchange, id string) error {
@@ -237,7 +220,7 @@ func (s *Server) stripeConfirmIntent(x *exchange, id string) error {
 	if err == nil && !replayed && was.Status.Final() && was.Status != ledger.Canceled {
 		return unexpectedState("confirm", &was) // the ledger leaves it as it is; to confirm twice is a mistake at Stripe's
 	}
-	return x.answerIntent(p, replayed, s.orUnexpected(err, "confirm", &was))
+	return answerPayment(x, p, replayed, s.orUnexpected(err, "confirm", &was), intentOf)
 }
 
 var cancelRules = stripeRules{"cancellation_reason": takesOnly("duplicate", "fraudulent", "requested_by_customer", "abandoned"), "expand": ignores}

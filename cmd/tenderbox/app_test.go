@@ -29,6 +29,12 @@ type runningApp struct {
 // startApp runs a box with a simulated processor. The test ends it, or the cleanup does.
 func startApp(t *testing.T, config Config) *runningApp {
 	t.Helper()
+	return startLoggedApp(t, config, slog.DiscardHandler)
+}
+
+// startLoggedApp is startApp with a log.
+func startLoggedApp(t *testing.T, config Config, log slog.Handler) *runningApp {
+	t.Helper()
 	processor := simulator.New(simulator.Options{Key: simulatedKey})
 	url, err := processor.Start("127.0.0.1:0")
 	if err != nil {
@@ -36,7 +42,7 @@ func startApp(t *testing.T, config Config) *runningApp {
 	}
 	config.Data, config.Listen = filepath.Join(t.TempDir(), "data"), "127.0.0.1:0"
 	config.UpstreamURL, config.UpstreamKey, config.ProbeInterval = url, simulatedKey, 100*time.Millisecond
-	app, err := OpenApp(t.Context(), config, slog.New(slog.DiscardHandler))
+	app, err := OpenApp(t.Context(), config, slog.New(log))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,8 @@ func listen(c *Config, handler http.Handler, leave func(), log *slog.Logger) (*l
 		BaseContext:       func(net.Listener) context.Context { return base },
 		// A port scanner must not fill the log.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		// What net/http answers by itself, `OPTIONS *`, it answers to any Host.
+		DisableGeneralOptionsHandler: true,
 	}}
 	// HTTP/1.1 only, until the toolchain carries the newest HTTP/2 fixes (RELIABILITY.md).
 	l.server.Protocols = new(http.Protocols)
