@@ -123,6 +123,11 @@ type Evidence struct {
 	Collected bool
 	Kept      map[string][]Payment
 	Reports   map[string][]ReportRow
+
+	// The events: by tenant as the journals have them, and as the event stream has them. Announced tells whether it was read.
+	Announced bool
+	Journal   map[string][]Event
+	Stream    []Event
 }
 
 // write puts the evidence into a file.
@@ -140,6 +145,10 @@ func (e Evidence) write(file string) error {
 		for tenant, rows := range e.Reports {
 			line("report of "+tenant, rows)
 		}
+		for tenant, events := range e.Journal {
+			lines(line, "journal of "+tenant, events)
+		}
+		lines(line, "stream", e.Stream)
 	})
 }
 
@@ -218,4 +227,10 @@ func (h *history) evidence(p *blackbox.Processor) Evidence {
 	e := h.e
 	e.Posts, e.Effects = p.Posts(), p.Ledger().Charges
 	return e
+}
+
+func (h *history) announce(journal map[string][]Event, stream []Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Announced, h.e.Journal, h.e.Stream = true, journal, stream
 }

@@ -31,6 +31,9 @@ const (
 	Unbalanced  Rule = "INV-10 sums differ"
 	Unannounced Rule = "INV-11 something was sent for no payment"
 	Resealed    Rule = "INV-11 one upstream key, two bodies"
+	Untold      Rule = "INV-16 event of a journal is not in the stream"
+	Disordered  Rule = "INV-16 events are told out of order"
+	Invented    Rule = "INV-16 stream tells what no journal has"
 	Unasked     Rule = "payment that nobody asked for"
 	Unfit       Rule = "valid request was refused"
 	Internal    Rule = "INV-25 box answered that it is broken"
@@ -62,6 +65,9 @@ func Judge(e Evidence) []Finding {
 		j.sends()
 		j.outcomes()
 		j.sums()
+	}
+	if e.Announced {
+		j.events()
 	}
 	slices.SortStableFunc(j.findings, func(a, b Finding) int { return cmp.Compare(a.Rule, b.Rule) })
 	return j.findings
