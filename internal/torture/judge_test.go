@@ -103,6 +103,10 @@ func sound() Evidence {
 	late := Event{ID: "evt_late", Tenant: "second", Type: "connectivity.changed", Sequence: "00000001-0001-0000000000000003", On: "evt.second.connectivity.changed"}
 	e.Stream, e.Announced = append(e.Stream, late), true // arose after the journals were read
 
+	e.Inspected = true
+	e.Hired = []Hire{{"shop-0", "key", http.StatusOK}}
+	e.Newcomers = []Newcomer{{"default", "customer-1@example.org", true, true}, {"second", "customer-2@example.org", true, true}}
+
 	e.Reports["default"] = []ReportRow{{"usd", "succeeded", 1, 1000, 0}, {"jpy", "succeeded", 1, 77, 0}, {"usd", "pending", 1, 5000, 0}}
 	e.Reports["second"] = []ReportRow{{"usd", "succeeded", 1, 2000, 0}, {"eur", "failed", 1, 300, 0}}
 	return e
@@ -221,6 +225,9 @@ var defects = []planted{
 	}, Invented},
 	{"event under another tenant's name", func(e *Evidence) { e.Stream[2].On = "evt.default.payment.created" }, Invented},
 	{"event changed", func(e *Evidence) { e.Stream[2].Subject = "pay_3" }, Invented},
+	{"tenant lost", func(e *Evidence) { e.Hired[0].Opens = http.StatusUnauthorized }, TenantLost},
+	{"user lost", func(e *Evidence) { e.Newcomers[0].Found = false }, UserLost},
+	{"mail lost", func(e *Evidence) { e.Newcomers[1].Welcomed = false }, MailLost},
 	{"payment out of nowhere", func(e *Evidence) { e.Kept["second"] = append(e.Kept["second"], Payment{ID: "pay_9"}) }, Unasked},
 	{"valid request refused", func(e *Evidence) { e.Exchanges[0].Status = 400 }, Unfit},
 	{"acknowledged payment not found", func(e *Evidence) { e.Exchanges[2].Status, e.Exchanges[2].Payment = 404, nil }, Unfit},
@@ -249,7 +256,7 @@ func TestJudgeCatchesPlantedDefects(t *testing.T) {
 func TestEveryRuleHasAPlantedDefect(t *testing.T) {
 	for _, rule := range []Rule{
 		Lost, Changed, Kept, Twice, Replay, Overruled, Doubled, Orphan, Unsettled, Mismatched, Unpaid, Misjudged,
-		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Untold, Disordered, Invented, Unasked, Unfit, Internal, Speechless, Failed,
+		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Untold, Disordered, Invented, TenantLost, UserLost, MailLost, Unasked, Unfit, Internal, Speechless, Failed,
 	} {
 		if !slices.ContainsFunc(defects, func(d planted) bool { return d.rule == rule }) {
 			t.Errorf("no planted defect shows that %q catches anything", rule)

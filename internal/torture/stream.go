@@ -60,7 +60,8 @@ func (k *keeper) events(ctx context.Context, tenant string) ([]Event, error) {
 	}
 }
 
-// announced reads the journals, and then the event stream of the stopped box. As long as the stream lacks something the box is given time to tell it.
+// announced reads the journals, and then the event stream of the stopped box. As long as the stream
+// lacks something, or a user a mail, the box is given time for it.
 func (r *round) announced(ctx context.Context) error {
 	if !r.Events {
 		return nil
@@ -72,6 +73,9 @@ func (r *round) announced(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.inspect(ctx); err != nil {
+		return err
+	}
 	patience, cancel := context.WithTimeout(ctx, r.Patience)
 	defer cancel()
 	for {
@@ -80,17 +84,21 @@ func (r *round) announced(ctx context.Context) error {
 		}
 		stream, err := readStream(filepath.Join(r.box.options.Data, "bus"), filepath.Join(r.Dir, "stream"))
 		r.history.announce(journal, stream)
+		to, mailErr := mailed(r.box.options.Data)
+		err = errors.Join(err, mailErr)
+		lost := r.tally.queuesLost.Load() > 0
+		without := r.history.mailed(to, lost)
 		if err := r.box.start(ctx); err != nil {
 			return err
 		}
-		if err == nil && len(untold(journal, stream)) == 0 {
+		if err == nil && len(untold(journal, stream)) == 0 && (without == 0 || lost) {
 			return nil
 		}
 		if pause(patience, streamPause) == nil {
 			continue
 		}
 		if err != nil {
-			r.history.problem("the event stream cannot be read", err.Error())
+			r.history.problem("event stream or mails cannot be read", err.Error())
 		}
 		return ctx.Err()
 	}
@@ -178,6 +186,9 @@ func (j *judgement) events() {
 	for _, e := range j.e.Stream {
 		same, journalled := kept[e.ID]
 		same.On = "evt." + e.Tenant + "." + e.Type
+		if _, asked := j.e.Journal[e.Tenant]; !asked {
+			continue // of a tenant that the clerk made
+		}
 		switch {
 		case !journalled && e.Sequence > end[journalOf(e)]: // arose after the journals were read
 		case !journalled, e != same:

@@ -49,7 +49,7 @@ type Tally struct {
 	Killed, Recovering, Graceful, Halfway int64
 	Power                                 Power
 	QueuesLost, EventsLost                int64
-	Told                                  int // events in the stream
+	Told, Hired, Newcomers                int // events in the stream, tenants and users made
 	Starts                                int
 	StartMedian, StartMax                 time.Duration
 	Posts, Effects, Stuck                 int
@@ -62,7 +62,7 @@ func (t *tallies) of(e Evidence, p *blackbox.Processor, d Disk) Tally {
 		Conditions: t.conditions.String(), Asked: len(e.Asks), Exchanges: len(e.Exchanges), Posts: len(e.Posts), Effects: len(e.Effects), Stuck: len(stuck(e.Posts)),
 		Killed: t.killed.Load(), Recovering: t.recovering.Load(), Graceful: t.graceful.Load(), Halfway: t.halfway.Load(),
 		QueuesLost: t.queuesLost.Load(), EventsLost: t.eventsLost.Load(), Fired: p.Fired(), Drain: t.drain,
-		Power: t.power(d), Told: len(e.Stream),
+		Power: t.power(d), Told: len(e.Stream), Hired: len(e.Hired), Newcomers: len(e.Newcomers),
 	}
 	s.Fired["line cut"] = int64(p.Cuts())
 	acknowledged, definite := map[askID]bool{}, map[askID]bool{}
@@ -127,7 +127,7 @@ func (t Tally) String() string {
 	b.WriteString(t.Power.String())
 	fmt.Fprintf(&b, "starts     %d: median %s, longest %s\n", t.Starts, t.StartMedian.Round(time.Millisecond), t.StartMax.Round(time.Millisecond))
 	fmt.Fprintf(&b, "processor  %d POSTs, %d effects, %d payments answered 500 for ever; drained in %s\n", t.Posts, t.Effects, t.Stuck, t.Drain.Round(time.Millisecond))
-	fmt.Fprintf(&b, "events     %d in the stream\n", t.Told)
+	fmt.Fprintf(&b, "events     %d in the stream; %d tenants and %d users made\n", t.Told, t.Hired, t.Newcomers)
 	fmt.Fprintf(&b, "faults    ")
 	for _, name := range sorted(t.Fired) {
 		fmt.Fprintf(&b, " %s %d,", name, t.Fired[name])

@@ -88,7 +88,7 @@ type Options struct {
 	Chaos   time.Duration // how long kills and faults go on; settling and counting come on top. 0: 10 s
 	Clients int           // 0: 12
 	Disk    Disk          // that Dir/data stands on, to cut its power; nil: boxes are killed
-	Events  bool          // hold the event stream against the journals (INV-16)
+	Events  bool          // hold the event stream against the journals (INV-16), and ask for tenants, users and their mails; a toy box has none
 	// Patience is how long payments may take to settle when all is well again. 0: 90 s.
 	Patience time.Duration
 }
@@ -211,6 +211,7 @@ func (r *round) chaos(ctx context.Context) error {
 	for i := range r.Clients {
 		clients.Go(func() error { r.client(ctx, i); return nil })
 	}
+	clients.Go(func() error { r.clerk(ctx); return nil })
 	dark, cancel := context.WithTimeout(ctx, r.Chaos)
 	defer cancel()
 	pests, dark := errgroup.WithContext(dark)
