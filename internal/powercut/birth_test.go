@@ -90,19 +90,8 @@ func bear(t *testing.T, seed uint64) {
 			t.Error(err)
 			continue
 		}
-		ask, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ask.Header.Set("Authorization", "Bearer "+secret)
-		answer, err := http.DefaultTransport.RoundTrip(ask)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		_ = answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			t.Errorf("%s does not open the box: GET %s was answered %d", name, path, answer.StatusCode)
+		if status, _ := ask(ctx, t, secret, http.MethodGet, url+path, ""); status != http.StatusOK {
+			t.Errorf("%s does not open the box: GET %s was answered %d", name, path, status)
 		}
 	}
 	if err := p.Stop(ctx); err != nil {
