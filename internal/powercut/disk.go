@@ -5,12 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -193,11 +191,7 @@ func (d *Disk) strike() {
 func (d *Disk) Toll() map[string]int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	counts := map[string]int64{}
-	for kind, n := range d.tolls {
-		counts[kind] = n
-	}
-	return counts
+	return maps.Clone(d.tolls)
 }
 
 // sync makes a file's bytes durable, or a folder's names, and whatever the discipline makes durable with them. The caller holds mu.
@@ -250,29 +244,4 @@ func (n *node) save(dir string) error {
 		}
 	}
 	return nil
-}
-
-// Unsynced tells what would be lost if the power went now and the cache had written nothing: names, and files with their changes. For people.
-func (d *Disk) Unsynced() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var lines []string
-	for _, s := range d.tree.steps {
-		var of []string
-		for at, n := range s {
-			sign := "+"
-			if n == nil {
-				sign = "-"
-			}
-			of = append(of, sign+path.Join(at.folder.name, at.name))
-		}
-		slices.Sort(of)
-		lines = append(lines, strings.Join(of, " "))
-	}
-	for _, n := range d.tree.nodes {
-		if len(n.pending) > 0 {
-			lines = append(lines, fmt.Sprintf("%s: %d changes", n.name, len(n.pending)))
-		}
-	}
-	return strings.Join(lines, "\n")
 }

@@ -157,6 +157,7 @@ func TestJudgeCatchesAMissingSync(t *testing.T) {
 		"event stream":              {suffixes: []string{".blk", ".inf", ".sum"}, mends: true}, // filled again from the journals
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait most of the time
 			for seed := range uint64(lieRounds) {
 				findings, err := liedTo(t, lie.suffixes, lie.jobs, lie.mends, seed)
 				count := map[torture.Rule]int{}

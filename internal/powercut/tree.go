@@ -43,8 +43,6 @@ const (
 	disciplines
 )
 
-func (d Discipline) String() string { return [...]string{"strict", "journal"}[d] }
-
 // tree is a folder with all that is below it.
 type tree struct {
 	discipline Discipline
