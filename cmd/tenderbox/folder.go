@@ -26,6 +26,9 @@ const (
 	operatorTokenFile = "operator.token"
 )
 
+// unfinished is what the names of key file and box.db end in until they are whole. Whoever makes them again begins with what is left there.
+const unfinished = ".new"
+
 // prepareFolder makes the data folder, for this user alone. A folder that holds other things and nothing
 // of ours is refused: a mistyped --data must not sprinkle files over somebody's home.
 func prepareFolder(dir string) error {
@@ -42,6 +45,8 @@ func prepareFolder(dir string) error {
 		case name == shardsFolder, name == boxFile, name == defaultKeyFile, name == operatorTokenFile,
 			name == boxKeyFile, name == "tenderbox.toml":
 			return nil
+		case name == boxKeyFile+unfinished, name == boxFile+unfinished:
+			// The very first start ended while it made its first file.
 		case name == "lost+found", name == templatesFolder, strings.HasPrefix(name, "."):
 			// The root of a mounted disk is an empty folder too, and templates may be put there before the first start.
 		default:

@@ -12,13 +12,16 @@ func TestWhereABoxBegins(t *testing.T) {
 		holds []string
 		taken bool
 	}{
-		"empty":             {nil, true},
-		"a disk's root":     {[]string{"lost+found", ".Trash-0"}, true},
-		"templates first":   {[]string{templatesFolder}, true},
-		"a box":             {[]string{"holiday.jpg", boxFile}, true},
-		"settings":          {[]string{"tenderbox.toml"}, true},
-		"a home":            {[]string{"holiday.jpg"}, false},
-		"a web application": {[]string{templatesFolder, "app.py"}, false},
+		"empty":                                 {nil, true},
+		"a disk's root":                         {[]string{"lost+found", ".Trash-0"}, true},
+		"templates first":                       {[]string{templatesFolder}, true},
+		"a box":                                 {[]string{"holiday.jpg", boxFile}, true},
+		"settings":                              {[]string{"tenderbox.toml"}, true},
+		"a first start that died at its key":    {[]string{boxKeyFile + ".new"}, true},
+		"a first start that died at its box.db": {[]string{boxFile + ".new"}, true},
+		"a home with somebody else's draft":     {[]string{"letter.new"}, false},
+		"a home":                                {[]string{"holiday.jpg"}, false},
+		"a web application":                     {[]string{templatesFolder, "app.py"}, false},
 	} {
 		dir := t.TempDir()
 		for _, entry := range c.holds {

@@ -62,8 +62,8 @@ type source struct {
 	fset   *token.FileSet
 }
 
-// sources parses every Go file below top, but for folders that are modules of their own (tools, internal/peers, internal/sdk): what they
-// import is theirs, and nothing of it reaches the program.
+// sources parses every Go file below top, but for folders that are modules of their own (tools, internal/peers, internal/powercut,
+// internal/sdk): what they import is theirs, and nothing of it reaches the program.
 func sources(t *testing.T, top string) []source {
 	t.Helper()
 	var all []source

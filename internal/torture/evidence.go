@@ -123,6 +123,17 @@ type Evidence struct {
 	Collected bool
 	Kept      map[string][]Payment
 	Reports   map[string][]ReportRow
+
+	// What the clerk made, and whether a queue was lost, with the mails that were in it. Inspected tells whether it was asked for at the end.
+	Inspected bool
+	Hired     []Hire
+	Newcomers []Newcomer
+	QueueLost bool
+
+	// The events: by tenant as the journals have them, and as the event stream has them. Announced tells whether it was read.
+	Announced bool
+	Journal   map[string][]Event
+	Stream    []Event
 }
 
 // write puts the evidence into a file.
@@ -140,6 +151,12 @@ func (e Evidence) write(file string) error {
 		for tenant, rows := range e.Reports {
 			line("report of "+tenant, rows)
 		}
+		lines(line, "hire", e.Hired)
+		lines(line, "newcomer", e.Newcomers)
+		for tenant, events := range e.Journal {
+			lines(line, "journal of "+tenant, events)
+		}
+		lines(line, "stream", e.Stream)
 	})
 }
 
@@ -218,4 +235,48 @@ func (h *history) evidence(p *blackbox.Processor) Evidence {
 	e := h.e
 	e.Posts, e.Effects = p.Posts(), p.Ledger().Charges
 	return e
+}
+
+func (h *history) announce(journal map[string][]Event, stream []Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Announced, h.e.Journal, h.e.Stream = true, journal, stream
+}
+
+func (h *history) hire(who Hire) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Hired = append(h.e.Hired, who)
+}
+
+func (h *history) welcome(who Newcomer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Newcomers = append(h.e.Newcomers, who)
+}
+
+func (h *history) made() ([]Hire, []Newcomer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.e.Hired), slices.Clone(h.e.Newcomers)
+}
+
+func (h *history) inspected(hired []Hire, newcomers []Newcomer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.Inspected, h.e.Hired, h.e.Newcomers = true, hired, newcomers
+}
+
+// mailed notes who was found to have mail, and returns how many have none.
+func (h *history) mailed(to map[[2]string]bool, queueLost bool) (without int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.e.QueueLost = queueLost
+	for i, u := range h.e.Newcomers {
+		h.e.Newcomers[i].Welcomed = to[[2]string{u.Tenant, u.Email}]
+		if !h.e.Newcomers[i].Welcomed {
+			without++
+		}
+	}
+	return without
 }

@@ -48,6 +48,7 @@ type JobOptions struct {
 	Workers   int           // 0: 8
 	Lease     time.Duration // how long workers ask for; 0: 4 s
 	Patience  time.Duration // how long the drain may take. 0: 90 s
+	Disk      Disk          // that Dir/data stands on, to cut its power; nil: boxes are killed
 }
 
 // JobResult is what a round of jobs has shown.
@@ -101,7 +102,7 @@ func RunJobs(ctx context.Context, o JobOptions) (JobResult, error) {
 	}
 	defer log.Close()
 	r := &jobRound{JobOptions: o, log: newJobLog()}
-	r.box = newKeeper(blackbox.ServeOptions{Binary: o.Binary, Data: filepath.Join(o.Dir, "data"), Log: log}, &r.history, &r.tally)
+	r.box = newKeeper(blackbox.ServeOptions{Binary: o.Binary, Data: filepath.Join(o.Dir, "data"), Log: log}, o.Disk, &r.history, &r.tally)
 	defer r.box.kill()
 
 	err = r.play(ctx)
@@ -112,7 +113,7 @@ func RunJobs(ctx context.Context, o JobOptions) (JobResult, error) {
 
 // play goes through a round, from an empty folder to a stopped box that was checked.
 func (r *jobRound) play(ctx context.Context) (err error) {
-	if r.keys, err = r.box.open(ctx); err != nil {
+	if r.keys, err = r.box.open(ctx, source(r.Seed, birthStream)); err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	for tenant := range r.keys {
@@ -204,7 +205,9 @@ const repeatedJobsMax = 100
 
 // collect asks once more for jobs that are done, after one more crash, sees whether anything is to be taken, and counts what is left.
 func (r *jobRound) collect(ctx context.Context) error {
-	r.box.kill()
+	if err := r.box.die(ctx, source(r.Seed, lastStream), byPower); err != nil {
+		return err
+	}
 	if err := r.box.start(ctx); err != nil {
 		return err
 	}

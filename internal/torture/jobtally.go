@@ -15,6 +15,7 @@ type JobTally struct {
 	Done, Failed, Extended, Stale, Silent int // words: final, fail to be tried again, extend; refused as stale; without an answer
 	Unanswered                            int // requests of all kinds
 	Killed, Recovering, Graceful, Halfway int64
+	Power                                 Power
 	Flight, FlightMax, Active, ActiveMax  int // at the deaths: in flight, least and most; of them with a worker
 	Starts                                int
 	StartMedian, StartMax                 time.Duration
@@ -26,6 +27,7 @@ func (r *jobRound) tallied(e JobEvidence) JobTally {
 	s := JobTally{
 		Asked: len(e.Wishes), Takings: len(e.Takings), Drain: t.drain,
 		Killed: t.killed.Load(), Recovering: t.recovering.Load(), Graceful: t.graceful.Load(), Halfway: t.halfway.Load(),
+		Power: t.power(r.Disk),
 	}
 	acknowledged, times := map[string]bool{}, map[string]int{}
 	for _, a := range e.Addings {
@@ -96,13 +98,13 @@ func (t JobTally) Idle() []string {
 		{"acknowledged job", t.Acknowledged}, {"delayed job", t.Delayed}, {"job asked for again", t.Again}, {"job done", t.Done},
 		{"job delivered again", t.Redelivered}, {"failed attempt", t.Failed}, {"extended lease", t.Extended}, {"stale word", t.Stale},
 		{"request without an answer", t.Unanswered + t.Silent}, {"job with a worker at a death", t.ActiveMax},
-		{"SIGKILL", int(t.Killed)}, {"SIGKILL in recovery", int(t.Recovering)},
+		{"SIGKILL or power cut", int(t.Killed + t.Power.Cuts)}, {"SIGKILL in recovery", int(t.Recovering)},
 	} {
 		if must.n == 0 {
 			idle = append(idle, must.what)
 		}
 	}
-	return idle
+	return append(idle, t.Power.Idle()...)
 }
 
 func (t JobTally) String() string {
@@ -112,6 +114,7 @@ func (t JobTally) String() string {
 	fmt.Fprintf(&b, "words      %d done, %d failed to be tried again, %d extended, %d refused as stale, %d without an answer\n", t.Done, t.Failed, t.Extended, t.Stale, t.Silent)
 	fmt.Fprintf(&b, "ends       %d SIGKILL, %d SIGKILL in recovery, %d SIGTERM, %d SIGTERM then SIGKILL; then in flight %d to %d jobs, with a worker %d to %d\n",
 		t.Killed, t.Recovering, t.Graceful, t.Halfway, t.Flight, t.FlightMax, t.Active, t.ActiveMax)
+	b.WriteString(t.Power.String())
 	fmt.Fprintf(&b, "starts     %d: median %s, longest %s; drained in %s", t.Starts, t.StartMedian.Round(time.Millisecond), t.StartMax.Round(time.Millisecond), t.Drain.Round(time.Millisecond))
 	return b.String()
 }

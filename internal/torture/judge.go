@@ -31,6 +31,12 @@ const (
 	Unbalanced  Rule = "INV-10 sums differ"
 	Unannounced Rule = "INV-11 something was sent for no payment"
 	Resealed    Rule = "INV-11 one upstream key, two bodies"
+	Untold      Rule = "INV-16 event of a journal is not in the stream"
+	Disordered  Rule = "INV-16 events are told out of order"
+	Invented    Rule = "INV-16 stream tells what no journal has"
+	TenantLost  Rule = "INV-1 acknowledged tenant is missing"
+	UserLost    Rule = "INV-1 acknowledged user is missing"
+	MailLost    Rule = "mail of an event was never sent"
 	Unasked     Rule = "payment that nobody asked for"
 	Unfit       Rule = "valid request was refused"
 	Internal    Rule = "INV-25 box answered that it is broken"
@@ -62,6 +68,12 @@ func Judge(e Evidence) []Finding {
 		j.sends()
 		j.outcomes()
 		j.sums()
+	}
+	if e.Announced {
+		j.events()
+	}
+	if e.Inspected {
+		j.made()
 	}
 	slices.SortStableFunc(j.findings, func(a, b Finding) int { return cmp.Compare(a.Rule, b.Rule) })
 	return j.findings

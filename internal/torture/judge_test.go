@@ -18,7 +18,7 @@ import (
 func sound() Evidence {
 	start := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
-	e := Evidence{Collected: true, Lives: []Life{{at(1).Add(time.Second / 2), at(100)}}, Kept: map[string][]Payment{}, Reports: map[string][]ReportRow{}}
+	e := Evidence{Collected: true, Lives: []Life{{at(1).Add(time.Second / 2), at(100)}}, Kept: map[string][]Payment{}, Reports: map[string][]ReportRow{}, Journal: map[string][]Event{}}
 	make := func(tenant, key, id, token string, amount int64, currency, status string) (Ask, Payment) {
 		a := Ask{Tenant: tenant, Key: key, Amount: amount, Currency: currency, Token: token, User: "user-1", Declined: status == "failed"}
 		p := Payment{ID: id, Amount: amount, Currency: currency, Status: status, UserID: &a.User, Metadata: map[string]string{metadataKey: key}}
@@ -88,6 +88,24 @@ func sound() Evidence {
 
 	e.Asks = append(e.Asks, Ask{Tenant: "default", Key: "k5", Amount: -4, Currency: "usd", Token: "tok_visa", Refused: true})
 	pay(e.Asks[len(e.Asks)-1], 6, http.StatusUnprocessableEntity, false, nil)
+
+	event := func(tenant, kind, subject string, journal, n int) {
+		e.Journal[tenant] = append(e.Journal[tenant], Event{ID: fmt.Sprintf("evt_%d_%d", journal, n), Tenant: tenant, Type: kind, Subject: subject, Sequence: fmt.Sprintf("00000001-%04d-%016d", journal, n)})
+	}
+	event("default", "payment.created", "pay_1", 0, 1)
+	event("default", "payment.succeeded", "pay_1", 0, 2)
+	event("second", "payment.created", "pay_2", 1, 1)
+	event("second", "payment.succeeded", "pay_2", 1, 2)
+	for _, told := range append(append(slices.Clone(e.Journal["default"]), e.Journal["second"]...), e.Journal["default"]...) { // some of it twice
+		told.On = "evt." + told.Tenant + "." + told.Type
+		e.Stream = append(e.Stream, told)
+	}
+	late := Event{ID: "evt_late", Tenant: "second", Type: "connectivity.changed", Sequence: "00000001-0001-0000000000000003", On: "evt.second.connectivity.changed"}
+	e.Stream, e.Announced = append(e.Stream, late), true // arose after the journals were read
+
+	e.Inspected = true
+	e.Hired = []Hire{{"shop-0", "key", http.StatusOK}}
+	e.Newcomers = []Newcomer{{"default", "customer-1@example.org", true, true}, {"second", "customer-2@example.org", true, true}}
 
 	e.Reports["default"] = []ReportRow{{"usd", "succeeded", 1, 1000, 0}, {"jpy", "succeeded", 1, 77, 0}, {"usd", "pending", 1, 5000, 0}}
 	e.Reports["second"] = []ReportRow{{"usd", "succeeded", 1, 2000, 0}, {"eur", "failed", 1, 300, 0}}
@@ -197,6 +215,19 @@ var defects = []planted{
 	{"sent without a recorded attempt", func(e *Evidence) { change(e, "default", "pay_4", func(p *Payment) { p.Sync.Attempts = 0 }) }, Unannounced},
 	{"sent without a key", func(e *Evidence) { e.Posts[0].Key = "" }, Unannounced},
 	{"sent other bytes under the same key", func(e *Evidence) { e.Posts[1].Body[0]++ }, Resealed},
+	{"event lost", func(e *Evidence) {
+		e.Stream = slices.DeleteFunc(e.Stream, func(v Event) bool { return v.ID == "evt_1_2" })
+	}, Untold},
+	{"event stream lost", func(e *Evidence) { e.Stream = nil }, Untold},
+	{"event told before the one before it", func(e *Evidence) { e.Stream[0], e.Stream[1] = e.Stream[1], e.Stream[0] }, Disordered},
+	{"event out of nowhere", func(e *Evidence) {
+		e.Stream[0].ID = "evt_9"
+	}, Invented},
+	{"event under another tenant's name", func(e *Evidence) { e.Stream[2].On = "evt.default.payment.created" }, Invented},
+	{"event changed", func(e *Evidence) { e.Stream[2].Subject = "pay_3" }, Invented},
+	{"tenant lost", func(e *Evidence) { e.Hired[0].Opens = http.StatusUnauthorized }, TenantLost},
+	{"user lost", func(e *Evidence) { e.Newcomers[0].Found = false }, UserLost},
+	{"mail lost", func(e *Evidence) { e.Newcomers[1].Welcomed = false }, MailLost},
 	{"payment out of nowhere", func(e *Evidence) { e.Kept["second"] = append(e.Kept["second"], Payment{ID: "pay_9"}) }, Unasked},
 	{"valid request refused", func(e *Evidence) { e.Exchanges[0].Status = 400 }, Unfit},
 	{"acknowledged payment not found", func(e *Evidence) { e.Exchanges[2].Status, e.Exchanges[2].Payment = 404, nil }, Unfit},
@@ -225,7 +256,7 @@ func TestJudgeCatchesPlantedDefects(t *testing.T) {
 func TestEveryRuleHasAPlantedDefect(t *testing.T) {
 	for _, rule := range []Rule{
 		Lost, Changed, Kept, Twice, Replay, Overruled, Doubled, Orphan, Unsettled, Mismatched, Unpaid, Misjudged,
-		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Unasked, Unfit, Internal, Speechless, Failed,
+		Revised, SentAgain, Unbalanced, Unannounced, Resealed, Untold, Disordered, Invented, TenantLost, UserLost, MailLost, Unasked, Unfit, Internal, Speechless, Failed,
 	} {
 		if !slices.ContainsFunc(defects, func(d planted) bool { return d.rule == rule }) {
 			t.Errorf("no planted defect shows that %q catches anything", rule)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,6 +21,7 @@ import (
 // keeper keeps one box and starts it again each time that it was ended.
 type keeper struct {
 	options blackbox.ServeOptions
+	disk    Disk // under the data folder; nil: the machine's, whose power stays
 	history *history
 	tally   *tallies
 	token   string // the operator's
@@ -31,8 +33,8 @@ type keeper struct {
 	serving   time.Time // since when process has been ready; zero: it is not, or was told to end
 }
 
-func newKeeper(o blackbox.ServeOptions, h *history, t *tallies) *keeper {
-	k := &keeper{options: o, history: h, tally: t, client: &http.Client{Timeout: 15 * time.Second}}
+func newKeeper(o blackbox.ServeOptions, disk Disk, h *history, t *tallies) *keeper {
+	k := &keeper{options: o, disk: disk, history: h, tally: t, client: &http.Client{Timeout: 15 * time.Second}}
 	nowhere := "http://127.0.0.1:1"
 	k.address.Store(&nowhere)
 	return k
@@ -108,8 +110,11 @@ func (k *keeper) stop(ctx context.Context) error {
 }
 
 // open starts the box for the first time, registers the second tenant and returns the tenants' API keys.
-func (k *keeper) open(ctx context.Context) (keys map[string]string, err error) {
+func (k *keeper) open(ctx context.Context, random *rand.Rand) (keys map[string]string, err error) {
 	if err := os.MkdirAll(k.options.Data, 0o700); err != nil {
+		return nil, err
+	}
+	if err := k.bear(ctx, random); err != nil {
 		return nil, err
 	}
 	if err := k.start(ctx); err != nil {
@@ -134,6 +139,9 @@ func (k *keeper) audit(ctx context.Context, logFile string, secrets ...string) e
 	defer cancel()
 	if err := k.stop(ctx); err != nil {
 		k.history.problem("stop", err.Error())
+	}
+	if err := k.unplug(); err != nil {
+		return err
 	}
 	if _, err := blackbox.Run(ctx, k.options.Binary, "check", "--data", k.options.Data); err != nil {
 		k.history.problem("check", err.Error())
@@ -193,8 +201,8 @@ func (k *keeper) backlog(ctx context.Context) (int, error) {
 	return status.Backlog.Count, err
 }
 
-// payments lists all of a tenant's payments.
-func (k *keeper) payments(ctx context.Context, tenant string) ([]Payment, error) {
+// payments lists all of a tenant's payments, or those of a status.
+func (k *keeper) payments(ctx context.Context, tenant, status string) ([]Payment, error) {
 	var all []Payment
 	for cursor := ""; ; {
 		var page struct {
@@ -203,6 +211,9 @@ func (k *keeper) payments(ctx context.Context, tenant string) ([]Payment, error)
 			NextCursor *string   `json:"next_cursor"`
 		}
 		query := url.Values{"limit": {"100"}}
+		if status != "" {
+			query.Set("status", status)
+		}
 		if cursor != "" {
 			query.Set("cursor", cursor)
 		}

@@ -17,10 +17,10 @@ const (
 	recoveryMax = 150 * time.Millisecond
 	// drainKillMax is how long after SIGTERM the impatient operator's SIGKILL comes.
 	drainKillMax = 150 * time.Millisecond
-	// The kinds of death, as probabilities; the rest is a plain SIGKILL.
+	// The kinds of death, as probabilities; the rest is a plain SIGKILL, or a power cut.
 	inRecovery = 0.35 // killed again before it is ready, up to recoveriesMax times in a row
 	gracefully = 0.12 // SIGTERM, and waited for
-	halfway    = 0.13 // SIGTERM, then SIGKILL
+	halfway    = 0.13 // SIGTERM, then SIGKILL or a power cut
 	// What is derived from the shards may be lost with a death: the queue's file, the event stream.
 	losesQueue  = 0.08
 	losesEvents = 0.08
@@ -48,10 +48,10 @@ func (k *keeper) haunt(ctx context.Context, random *rand.Rand, dead func() error
 			continue
 		case <-time.After(serveMin + time.Duration(random.Int64N(int64(serveMax-serveMin)))):
 		}
+		var err error
 		switch fate := random.Float64(); {
 		case first:
-			k.tally.killed.Add(1)
-			k.kill()
+			err = k.die(whole, random, 1)
 		case fate < gracefully:
 			k.tally.graceful.Add(1)
 			stop, cancel := context.WithTimeout(whole, graceMax)
@@ -59,31 +59,32 @@ func (k *keeper) haunt(ctx context.Context, random *rand.Rand, dead func() error
 				k.history.problem("stop", err.Error())
 			}
 			cancel()
+			err = k.unplug()
 		case fate < gracefully+halfway:
 			k.tally.halfway.Add(1)
 			k.terminate()
-			_ = pause(whole, time.Duration(random.Int64N(int64(drainKillMax))))
-			k.kill()
+			if k.disk != nil {
+				err = k.cut(whole, changes(random, startChangesMax), drainKillMax)
+			} else {
+				_ = pause(whole, time.Duration(random.Int64N(int64(drainKillMax))))
+				k.kill()
+			}
 		default:
-			k.tally.killed.Add(1)
-			k.kill()
+			err = k.die(whole, random, byPower)
 		}
-		if err := dead(); err != nil {
+		if err == nil {
+			err = dead()
+		}
+		if err != nil {
 			return err
 		}
 		for i := 0; i < recoveriesMax && (random.Float64() < inRecovery || first && i == 0); i++ {
-			p, err := k.launch()
-			if err != nil {
+			if _, err := k.launch(); err != nil {
 				return err
 			}
-			_ = pause(whole, time.Duration(random.Int64N(int64(recoveryMax))))
-			select {
-			case <-p.Exited():
-				k.history.problem("the box ended by itself in recovery", fmt.Sprint(p.Err()))
-			default:
-				k.tally.recovering.Add(1)
+			if err := k.dieInRecovery(whole, random); err != nil {
+				return err
 			}
-			p.Kill()
 		}
 		if err := k.start(whole); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 // tallies count while a round is played.
 type tallies struct {
 	killed, recovering, graceful, halfway atomic.Int64
+	cuts, recoveryCuts                    atomic.Int64
 	queuesLost, eventsLost                atomic.Int64
 	drain                                 time.Duration // written once, by drain
 	conditions                            conditions
@@ -46,7 +47,9 @@ type Tally struct {
 	Exchanges, NoAnswer, Unavailable      int // requests; without an answer; with 503 or 507
 	Replays, Contradicted                 int // answered as such
 	Killed, Recovering, Graceful, Halfway int64
+	Power                                 Power
 	QueuesLost, EventsLost                int64
+	Told, Hired, Newcomers                int // events in the stream, tenants and users made
 	Starts                                int
 	StartMedian, StartMax                 time.Duration
 	Posts, Effects, Stuck                 int
@@ -54,11 +57,12 @@ type Tally struct {
 	Drain                                 time.Duration
 }
 
-func (t *tallies) of(e Evidence, p *blackbox.Processor) Tally {
+func (t *tallies) of(e Evidence, p *blackbox.Processor, d Disk) Tally {
 	s := Tally{
 		Conditions: t.conditions.String(), Asked: len(e.Asks), Exchanges: len(e.Exchanges), Posts: len(e.Posts), Effects: len(e.Effects), Stuck: len(stuck(e.Posts)),
 		Killed: t.killed.Load(), Recovering: t.recovering.Load(), Graceful: t.graceful.Load(), Halfway: t.halfway.Load(),
 		QueuesLost: t.queuesLost.Load(), EventsLost: t.eventsLost.Load(), Fired: p.Fired(), Drain: t.drain,
+		Power: t.power(d), Told: len(e.Stream), Hired: len(e.Hired), Newcomers: len(e.Newcomers),
 	}
 	s.Fired["line cut"] = int64(p.Cuts())
 	acknowledged, definite := map[askID]bool{}, map[askID]bool{}
@@ -99,7 +103,7 @@ func (t Tally) Idle() []string {
 	}{
 		{"acknowledged payment", int64(t.Acknowledged)}, {"request without an answer", int64(t.NoAnswer)},
 		{"replay", int64(t.Replays)}, {"contradiction refused", int64(t.Contradicted)}, {"invalid request refused", int64(t.Refused)},
-		{"SIGKILL", t.Killed}, {"SIGKILL in recovery", t.Recovering}, {"effect", int64(t.Effects)},
+		{"SIGKILL or power cut", t.Killed + t.Power.Cuts}, {"SIGKILL in recovery", t.Recovering}, {"effect", int64(t.Effects)},
 		{"payment answered 500 for ever", int64(t.Stuck)}, {"line cut", t.Fired["line cut"]},
 	} {
 		if must.n == 0 {
@@ -111,7 +115,7 @@ func (t Tally) Idle() []string {
 			idle = append(idle, "fault "+k.name)
 		}
 	}
-	return idle
+	return append(idle, t.Power.Idle()...)
 }
 
 func (t Tally) String() string {
@@ -120,8 +124,10 @@ func (t Tally) String() string {
 	fmt.Fprintf(&b, "payments   %d asked: %d acknowledged, %d unknown to their client, %d refused as invalid\n", t.Asked, t.Acknowledged, t.Unknown, t.Refused)
 	fmt.Fprintf(&b, "requests   %d: %d without an answer, %d with 503 or 507, %d replays, %d contradictions refused\n", t.Exchanges, t.NoAnswer, t.Unavailable, t.Replays, t.Contradicted)
 	fmt.Fprintf(&b, "ends       %d SIGKILL, %d SIGKILL in recovery, %d SIGTERM, %d SIGTERM then SIGKILL; %d queue files and %d event streams lost\n", t.Killed, t.Recovering, t.Graceful, t.Halfway, t.QueuesLost, t.EventsLost)
+	b.WriteString(t.Power.String())
 	fmt.Fprintf(&b, "starts     %d: median %s, longest %s\n", t.Starts, t.StartMedian.Round(time.Millisecond), t.StartMax.Round(time.Millisecond))
 	fmt.Fprintf(&b, "processor  %d POSTs, %d effects, %d payments answered 500 for ever; drained in %s\n", t.Posts, t.Effects, t.Stuck, t.Drain.Round(time.Millisecond))
+	fmt.Fprintf(&b, "events     %d in the stream; %d tenants and %d users made\n", t.Told, t.Hired, t.Newcomers)
 	fmt.Fprintf(&b, "faults    ")
 	for _, name := range sorted(t.Fired) {
 		fmt.Fprintf(&b, " %s %d,", name, t.Fired[name])

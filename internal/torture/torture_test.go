@@ -82,7 +82,7 @@ func playRounds(t *testing.T, play func(ctx context.Context, t *testing.T, binar
 
 func playRound(ctx context.Context, t *testing.T, binary, dir string, seed uint64) error {
 	began := time.Now()
-	result, err := Run(ctx, Options{Binary: binary, Dir: dir, Seed: seed, Chaos: *durationFlag})
+	result, err := Run(ctx, Options{Binary: binary, Dir: dir, Seed: seed, Chaos: *durationFlag, Events: true})
 	t.Logf("seed %d, played in %s\n%s", seed, time.Since(began).Round(time.Millisecond), result.Tally)
 	report(t, seed, result.Findings)
 	if err != nil {

@@ -1,7 +1,6 @@
 package email
 
 import (
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -21,26 +20,23 @@ const (
 	dropFilesLess = 100
 )
 
-// boxFolder stands for mail of no tenant. No tenant can be called so.
-const boxFolder = "_box"
-
 // drop keeps mail as .eml files in a folder for each tenant.
 type drop struct {
-	folder string
-	log    *slog.Logger
+	*folders
+	log *slog.Logger
 
 	mu    sync.Mutex     // guards what follows, and that one at a time clears up
 	files map[string]int // of each folder, as far as it was counted
 }
 
 func newDrop(folder string, log *slog.Logger) *drop {
-	return &drop{folder: filepath.Join(folder, "out"), log: log, files: map[string]int{}}
+	return &drop{folders: newFolders(folder, "out"), log: log, files: map[string]int{}}
 }
 
 // put keeps a mail, durably. The same mail again takes the place of its first copy. It returns the file's name, without the folder:
 // a tenant sees it in the job's result, and where the box keeps its data is not the tenant's.
 func (d *drop) put(tenant string, m *message) (string, error) {
-	dir, err := tenantFolder(d.folder, tenant)
+	dir, err := d.of(tenant)
 	if err != nil {
 		return "", err
 	}
@@ -76,25 +72,4 @@ func (d *drop) clear(dir string) {
 		names = names[less:]
 	}
 	d.files[dir] = len(names)
-}
-
-// tenantFolder makes sure that there is a tenant's folder, and that it is one below folder.
-func tenantFolder(folder, tenant string) (string, error) {
-	if tenant == "" {
-		tenant = boxFolder
-	} else if !isTenant(tenant) {
-		return "", fmt.Errorf("tenant %q is no DNS label", clip(tenant))
-	}
-	dir := filepath.Join(folder, tenant)
-	return dir, os.MkdirAll(dir, 0o700)
-}
-
-// syncFolder makes names in a folder durable.
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

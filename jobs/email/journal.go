@@ -64,13 +64,13 @@ func (o outcome) final() bool { return o.State == stateSent || o.State == stateR
 
 // journals are the journals of all bulks, a file for each below the tenant's folder.
 type journals struct {
-	folder string
-	now    func() time.Time
-	begun  time.Time
+	*folders
+	now   func() time.Time
+	begun time.Time
 }
 
 func newJournals(folder string, now func() time.Time) *journals {
-	return &journals{folder: filepath.Join(folder, "bulk"), now: now, begun: now()}
+	return &journals{folders: newFolders(folder, "bulk"), now: now, begun: now()}
 }
 
 // journal is what is known of one bulk's recipients. One goroutine has it: a job has one lease.
@@ -83,7 +83,7 @@ type journal struct {
 // open reads a bulk's journal, writes it anew without what is out of date, and waits until the disk has it. A bulk that was through and
 // runs again, because somebody wants it or because its outcome was not written, tries anew those who were not sent to.
 func (js *journals) open(j *jobs.Job, recipients int) (*journal, error) {
-	dir, err := tenantFolder(js.folder, j.Tenant)
+	dir, err := js.of(j.Tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +206,7 @@ func (js *journals) sweep(tenant string) {
 	if now.Sub(js.begun) < sweepAfter {
 		return
 	}
-	dir, err := tenantFolder(js.folder, tenant)
+	dir, err := js.of(tenant)
 	if err != nil {
 		return
 	}
