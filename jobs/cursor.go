@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -36,6 +37,7 @@ func (e *Engine) EnqueueFrom(ctx context.Context, source string, from uint64, to
 	var w writes
 	err = e.st.UpdateThen(ctx, func(tx *bbolt.Tx) error {
 		w.reset()
+		w.placed = slices.Grow(w.placed, len(batch))
 		stored, found, err := readCursor(tx, source)
 		switch {
 		case err != nil:

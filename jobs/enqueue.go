@@ -139,7 +139,8 @@ func (w *writes) add(tx *bbolt.Tx, j *Job, named bool) (stored *Job, err error) 
 		old, p, err := find(tx, j.Queue, j.Tenant, j.ID)
 		switch {
 		case err == nil:
-			return &old, nil
+			there := old // only now it needs memory of its own
+			return &there, nil
 		case errors.Is(err, ErrNotFound):
 		case errors.Is(err, ErrDamaged): // it is replaced: its id must not be lost to work that has to be done
 			if err := forget(tx, j.Queue, j.Tenant, j.ID, p); err != nil {

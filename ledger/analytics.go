@@ -204,7 +204,7 @@ func (a *Analytics) Feed(ctx context.Context, journal int) (more bool, err error
 		if !p.readable() || a.l.set.Short() {
 			return false, nil
 		}
-		n, err := a.feed(ctx, p)
+		n, done, err := a.feed(ctx, p)
 		if errors.Is(err, errCursorMoved) {
 			continue // whoever did it goes on as well, and one of us is done first
 		}
@@ -215,7 +215,7 @@ func (a *Analytics) Feed(ctx context.Context, journal int) (more bool, err error
 			}
 			return true, err
 		}
-		if n == 0 {
+		if done {
 			a.l.alarms.clear(stuck)
 			return false, nil
 		}
@@ -224,11 +224,11 @@ func (a *Analytics) Feed(ctx context.Context, journal int) (more bool, err error
 	return true, nil
 }
 
-// feed counts one batch.
-func (a *Analytics) feed(ctx context.Context, p *part) (int, error) {
+// feed counts one batch. done: there is no more, but for rows that have not become jobs yet, whose own will come.
+func (a *Analytics) feed(ctx context.Context, p *part) (n int, done bool, err error) {
 	file, err := a.current()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	shard, life := p.shard.ID(), a.lives.Load()
 	var from head
@@ -237,29 +237,35 @@ func (a *Analytics) feed(ctx context.Context, p *part) (int, error) {
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if a.unchecked(shard, from) {
 		if err := a.check(ctx, p, file, from); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		a.checked[shard].Store(life)
 	}
 	if from.seq >= p.journal.currentHead().seq {
-		return 0, nil
+		return 0, true, nil
 	}
-	b := &feedBatch{}
-	err = a.l.follow(ctx, p, from.seq, a.rows, func(e *Event) error {
-		b.add(e)
-		return nil
-	})
-	if err != nil || b.rows == 0 {
-		return 0, err
+	b, upTo := p.counts.take(from.seq)
+	if done = b.rows > 0; !done {
+		rows := a.rows
+		if upTo > 0 {
+			rows = int(min(upTo-from.seq, uint64(rows)))
+		}
+		err = a.l.follow(ctx, p, from.seq, rows, func(e *Event) error {
+			b.add(e)
+			return nil
+		})
+		if err != nil || b.rows == 0 {
+			return 0, true, err
+		}
 	}
 	for _, id := range b.odd {
 		a.l.log.Error("analytics: an event's amount cannot be read, it counts without", "event", id)
 	}
-	return b.rows, file.Update(ctx, func(tx *shards.Tx) error { return b.store(tx, shard, from) })
+	return b.rows, done, file.Update(ctx, func(tx *shards.Tx) error { return b.store(tx, shard, from) })
 }
 
 // check holds the cursor against the journal: the row that it names must be there.
@@ -318,9 +324,6 @@ func countJob(e *Event) []jobs.NewJob {
 }
 
 func feedJobID(shard int) string { return "analytics-" + strconv.Itoa(shard) }
-
-// isFeedJob tells the jobs of countJob from others.
-func isFeedJob(j jobs.NewJob) bool { return j.Queue == ProcessingQueue }
 
 func feedJob(shard int) jobs.NewJob {
 	return jobs.NewJob{

@@ -73,12 +73,12 @@ type lookup struct {
 // request whose key could stand there waits.
 type keys struct {
 	set         *shards.Set
-	fingerprint sync.Pool // of hash.Hash
+	fingerprint sync.Pool // of *printer
 	upstream    []byte    // keys upstreamHash
 	owner       []byte    // keys ownerMark
 	seed        maphash.Seed
 
-	claims sync.Map      // claim → struct{}: requests between receipt and commit
+	claims claims
 	filled []atomic.Bool // by shard: its keys are in the index
 	stuck  []atomic.Bool // by shard: they could not be read when that was tried last
 	whole  atomic.Bool   // all of them
@@ -109,33 +109,20 @@ func (at locator) bound(fill byte) (u ulid.ULID) {
 	return u
 }
 
-type claim struct {
-	tenant tenants.ID
-	key    IdempotencyKey
-}
-
 func newKeys(set *shards.Set, kr *tenants.Keyring) *keys {
 	secret := kr.Subkey("request fingerprint")
 	return &keys{
 		set:         set,
-		fingerprint: sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }},
+		fingerprint: sync.Pool{New: func() any { return &printer{mac: hmac.New(sha256.New, secret)} }},
 		upstream:    kr.Subkey("upstream metadata"),
 		owner:       kr.Subkey("upstream owner"),
 		seed:        maphash.MakeSeed(),
 		filled:      make([]atomic.Bool, len(set.All())),
 		stuck:       make([]atomic.Bool, len(set.All())),
+		claims:      claims{held: map[claim]struct{}{}},
 		index:       map[uint64]locator{},
 		progress:    make(chan struct{}),
 	}
-}
-
-// begin claims the key for one request. The claim lasts until end is called.
-func (k *keys) begin(t tenants.ID, key IdempotencyKey) (end func(), err error) {
-	c := claim{t, key}
-	if _, taken := k.claims.LoadOrStore(c, struct{}{}); taken {
-		return nil, errKeyInProgress
-	}
-	return func() { k.claims.Delete(c) }, nil
 }
 
 func (k *keys) hash(t tenants.ID, key IdempotencyKey) uint64 {
@@ -192,7 +179,12 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 	if !hit {
 		return keyRecord{}, false, unread, nil
 	}
-	// Two keys with one hash cost a read, and decide nothing: the row itself is compared.
+	rec, found, err = k.read(ctx, t, key, at)
+	return rec, found, unread, err
+}
+
+// read looks for the key's row where the index says that it is. Two keys with one hash cost a read, and decide nothing: the row itself is compared.
+func (k *keys) read(ctx context.Context, t tenants.ID, key IdempotencyKey, at locator) (rec keyRecord, found bool, err error) {
 	sh := k.set.Shard(at.slot())
 	err = sh.View(ctx, func(tx *shards.Tx) error {
 		for _, prefix := range recordPrefixes {
@@ -210,7 +202,7 @@ func (k *keys) find(ctx context.Context, t tenants.ID, key IdempotencyKey) (rec 
 		// back with the next start.
 		err = fmt.Errorf("%w: %w", shards.ErrUnavailable, out)
 	}
-	return rec, found, unread, err
+	return rec, found, err
 }
 
 var errKeysUnread = errors.New("its idempotency keys cannot be read")
@@ -430,10 +422,7 @@ func (k *keys) prune(ctx context.Context, sh *shards.Shard, before time.Time) er
 
 // forget deletes keys. One that a request holds at this moment waits for the next round.
 func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []oldKey) error {
-	old = slices.DeleteFunc(old, func(o oldKey) bool {
-		_, taken := k.claims.LoadOrStore(o.claim, struct{}{})
-		return taken
-	})
+	old = slices.DeleteFunc(old, func(o oldKey) bool { return !k.claims.take(o.claim) })
 	err := sh.Update(ctx, func(tx *shards.Tx) error {
 		for _, o := range old {
 			if _, err := tx.Exec(`DELETE FROM idempotency_keys WHERE tenant = ? AND record = ?`, string(o.tenant), o.record); err != nil {
@@ -446,7 +435,7 @@ func (k *keys) forget(ctx context.Context, sh *shards.Shard, old []oldKey) error
 		if err == nil {
 			k.remove(o.tenant, o.key, recordID(o.record))
 		}
-		k.claims.Delete(o.claim)
+		k.claims.release(o.claim)
 	}
 	return err
 }
@@ -469,17 +458,28 @@ func (k *keys) ownerMark(t tenants.ID) string {
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
+// printer makes fingerprints, one at a time.
+type printer struct {
+	mac hash.Hash
+	buf []byte
+}
+
+// add takes one more text, told apart from its neighbours by its length.
+func (p *printer) add(s string) {
+	p.buf = append(binary.BigEndian.AppendUint32(p.buf, uint32(len(s))), s...)
+}
+
 // fingerprintOf is a keyed hash over the meaning of a request: its kind and
 // members in a fixed order, whatever the spelling of the body was.
 func (k *keys) fingerprintOf(t tenants.ID, meaning ...string) []byte {
-	m := k.fingerprint.Get().(hash.Hash)
-	defer k.fingerprint.Put(m)
-	m.Reset()
-	b := make([]byte, 0, 256)
-	for _, s := range append(meaning, string(t)) {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-		b = append(b, s...)
+	p := k.fingerprint.Get().(*printer)
+	defer k.fingerprint.Put(p)
+	p.buf = p.buf[:0]
+	for _, s := range meaning {
+		p.add(s)
 	}
-	m.Write(b)
-	return m.Sum(nil)
+	p.add(string(t))
+	p.mac.Reset()
+	p.mac.Write(p.buf)
+	return p.mac.Sum(make([]byte, 0, sha256.Size))
 }

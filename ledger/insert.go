@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"tenderbox/shards"
 )
@@ -11,16 +12,18 @@ import (
 // many rows costs a fraction of one for each.
 type insert struct {
 	columns int
+	args    sync.Pool                 // *[]any, for a chunk
 	texts   [len(insertChunks)]string // by chunk
 }
 
-// insertChunks are the row counts of the statements in use, largest first: few
-// distinct texts, so that all stay prepared.
-var insertChunks = [...]int{64, 32, 16, 8, 4, 2, 1}
+// insertChunks are the row counts of the statements in use, largest first: few enough texts that all stay prepared, and one statement for the groups of
+// a usual load.
+var insertChunks = [...]int{64, 32, 24, 20, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}
 
 // newInsert takes the text up to VALUES, and one row of values with its placeholders.
 func newInsert(head, row string) *insert {
 	in := &insert{columns: strings.Count(row, "?")}
+	in.args.New = func() any { args := make([]any, 0, in.columns*insertChunks[0]); return &args }
 	for i, n := range insertChunks {
 		in.texts[i] = head + " VALUES " + strings.TrimSuffix(strings.Repeat(row+",", n), ",")
 	}
@@ -29,8 +32,9 @@ func newInsert(head, row string) *insert {
 
 // exec stores n rows; bind appends the values of the ith.
 func (in *insert) exec(tx *shards.Tx, n int, bind func(args []any, i int) []any) error {
-	args := make([]any, 0, in.columns*min(n, insertChunks[0]))
-	done := 0
+	pooled := in.args.Get().(*[]any)
+	defer in.args.Put(pooled)
+	args, done := *pooled, 0
 	for chunk, size := range insertChunks {
 		for n-done >= size {
 			args = args[:0]
@@ -40,7 +44,9 @@ func (in *insert) exec(tx *shards.Tx, n int, bind func(args []any, i int) []any)
 			if len(args) != in.columns*size {
 				return fmt.Errorf("ledger: %d values for %d columns of %d rows", len(args), in.columns, size)
 			}
-			if _, err := tx.Exec(in.texts[chunk], args...); err != nil {
+			_, err := tx.Exec(in.texts[chunk], args...)
+			clear(args) // what is kept for the next group keeps nothing of this one
+			if err != nil {
 				return err
 			}
 			done += size

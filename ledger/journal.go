@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -63,6 +62,9 @@ func (e *Event) Sequence() string {
 	return fmt.Sprintf("%08d-%04d-%016d", e.Epoch, e.Shard, e.Seq)
 }
 
+// eventDataSize holds what most events tell of a payment.
+const eventDataSize = 320
+
 // eventData is what an event tells of a payment: no description, no metadata,
 // no source, for those are a person's or a secret.
 type eventData struct {
@@ -83,13 +85,10 @@ type eventData struct {
 // paymentEvent describes the change that p has just gone through.
 func (l *Ledger) paymentEvent(t tenants.ID, typ EventType, p *Payment, at time.Time) *Event {
 	slot, _ := p.ID.slot()
-	data, err := json.Marshal(eventData{p.ID, p.Object, p.Amount, p.Currency, p.Status, p.UpstreamID, p.Failure,
-		p.OrderID, p.UserID, p.TakenOffline, p.CreatedAt, p.SettledAt})
-	if err != nil { // a struct of strings and numbers always encodes
-		panic(err)
-	}
+	data := eventData{p.ID, p.Object, p.Amount, p.Currency, p.Status, p.UpstreamID, p.Failure,
+		p.OrderID, p.UserID, p.TakenOffline, p.CreatedAt, p.SettledAt}
 	return &Event{ID: l.ids.event(at, slot), Tenant: t, Type: typ, Subject: string(p.ID), Slot: slot,
-		OccurredAt: at, Data: data, amount: p.Amount, currency: p.Currency}
+		OccurredAt: at, Data: data.appendJSON(make([]byte, 0, eventDataSize)), amount: p.Amount, currency: p.Currency}
 }
 
 // head is the end of a journal: the position and chain value of its last row.

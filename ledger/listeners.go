@@ -54,6 +54,10 @@ var listeners = []listener{
 	{"user.verified", "gets an e-mail that says so", mailUser("account-verified")},
 	{"order.completed", "the user gets a receipt by e-mail", receiptJob},
 	{"order.completed", "the user is told", tellOfOrder},
+}
+
+// sharers are the rest of it: listeners one of whose jobs does for many events of a journal.
+var sharers = []listener{
 	{"payment.*", "is counted", countJob},
 	{"refund.*", "is counted", countJob},
 	{"order.*", "is counted", countJob},
@@ -192,15 +196,26 @@ func (l *Ledger) SendReceipt(ctx context.Context, j *jobs.Job) error {
 	return err
 }
 
-// jobsFor derives the jobs of one event.
-func (l *Ledger) jobsFor(e *Event) (js []jobs.NewJob) {
-	for _, listen := range listeners {
-		if tenants.MatchType(listen.on, string(e.Type)) {
-			js = append(js, listen.jobs(e)...)
-		}
+// jobsFor appends the jobs of one event to js. shared: those of the sharers are among them; it is answered as it is then.
+func (l *Ledger) jobsFor(js []jobs.NewJob, e *Event, shared bool) ([]jobs.NewJob, bool) {
+	js = heard(js, listeners, e)
+	if !shared {
+		had := len(js)
+		js = heard(js, sharers, e)
+		shared = len(js) > had
 	}
 	if l.o.Derive != nil {
 		js = append(js, l.o.Derive(e)...)
+	}
+	return js, shared
+}
+
+// heard appends what the listeners make of the event.
+func heard(js []jobs.NewJob, by []listener, e *Event) []jobs.NewJob {
+	for i := range by {
+		if tenants.MatchType(by[i].on, string(e.Type)) {
+			js = append(js, by[i].jobs(e)...)
+		}
 	}
 	return js
 }

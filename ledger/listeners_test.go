@@ -19,9 +19,13 @@ func jobsOf(t *testing.T, typ EventType, data any) (names []string, all []jobs.N
 	}
 	e := &Event{ID: "evt_1", Tenant: testTenant, Type: typ, Subject: "subject", Shard: 3, OccurredAt: time.UnixMilli(0).UTC(), Data: b}
 	l := &Ledger{}
-	all = l.jobsFor(e)
-	if again := l.jobsFor(e); len(again) != len(all) {
+	all, shared := l.jobsFor(nil, e, false)
+	if again, _ := l.jobsFor(nil, e, false); len(again) != len(all) {
 		t.Fatalf("%s makes %d jobs, then %d", typ, len(all), len(again))
+	}
+	own := slices.DeleteFunc(slices.Clone(all), isFeedJob)
+	if rest, _ := l.jobsFor(nil, e, true); len(rest) != len(own) || shared != (len(own) < len(all)) {
+		t.Errorf("%s makes %d jobs beside shared ones (%v) of %d", typ, len(rest), shared, len(all))
 	}
 	for _, j := range all {
 		if isFeedJob(j) { // the box's own
@@ -35,6 +39,9 @@ func jobsOf(t *testing.T, typ EventType, data any) (names []string, all []jobs.N
 	}
 	return names, all
 }
+
+// isFeedJob tells the jobs of countJob from others.
+func isFeedJob(j jobs.NewJob) bool { return j.Queue == ProcessingQueue }
 
 func TestListeners(t *testing.T) {
 	user := "ana"

@@ -31,11 +31,11 @@ func once[T any](ctx context.Context, l *Ledger, t tenants.ID, r request[T]) (v 
 		if v, found, err := known(ctx, l, t, &r, &seen); found || err != nil {
 			return v, found && err == nil, err
 		}
-		end, err := l.keys.begin(t, r.key)
-		if err != nil {
-			return v, false, err
+		own := claim{t, r.key}
+		if !l.keys.claims.take(own) {
+			return v, false, errKeyInProgress
 		}
-		defer end()
+		defer l.keys.claims.release(own)
 		if v, found, err := known(ctx, l, t, &r, &seen); found || err != nil {
 			return v, found && err == nil, err
 		}

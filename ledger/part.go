@@ -20,6 +20,8 @@ type part struct {
 	// then nothing is written but that.
 	verified atomic.Bool
 
+	counts counts // of the rows that have become jobs, for analytics
+
 	epochs atomic.Pointer[[]epoch] // that the shard has lived through; nil before it was read
 }
 

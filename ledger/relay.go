@@ -50,9 +50,9 @@ const (
 	relayBytesMax = 4 << 20
 	// publishBytesMax bounds the data of the events that are handed to the event log at once.
 	publishBytesMax = 8 << 20
-	// relayGather is how long rows gather before they become jobs, unless someone
+	// relayGather is how often rows that have gathered become jobs, unless someone
 	// waits for an outcome: two fsyncs then serve many payments instead of few, on a
-	// disk that the accepting of others needs.
+	// disk that the accepting of others needs. All shards' rows do at the same moments, so that they share a commit of the queue.
 	relayGather = 20 * time.Millisecond
 	// publishGather spaces batches of events that are not full: a batch costs the
 	// event log 2 ms of CPU and six fsyncs, however small it is. The first event
@@ -123,11 +123,13 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 	return nil
 }
 
+// gatherFor is how long rows gather from now on: to moments that are the same for all shards, whose jobs then share one transaction of the queue.
 func (l *Ledger) gatherFor() time.Duration {
+	gather := relayGather
 	if l.direct.busy() {
-		return relayGather + directGather
+		gather += directGather
 	}
-	return relayGather
+	return gather - time.Since(l.begun)%gather
 }
 
 func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
@@ -138,25 +140,26 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if cursor.Offset >= p.journal.currentHead().seq {
+	end := p.journal.currentHead().seq
+	if cursor.Offset >= end {
 		return 0, nil
 	}
 	to, n, size := jobs.Cursor{}, 0, 0
-	var js []jobs.NewJob
-	counting := false
+	js := make([]jobs.NewJob, 0, min(end-cursor.Offset, relayBatch)+1)
+	var counted feedBatch
+	shared := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
-		derived := l.jobsFor(e)
-		if counting { // one does for the whole batch
-			derived = slices.DeleteFunc(derived, isFeedJob)
+		had := len(js)
+		js, shared = l.jobsFor(js, e, shared)
+		for i := range js[had:] {
+			size += len(js[had+i].Data)
 		}
-		counting = counting || slices.ContainsFunc(derived, isFeedJob)
-		for i := range derived {
-			size += len(derived[i].Data)
-		}
-		if len(js) > 0 && (len(js)+len(derived) > relayJobsMax || size > relayBytesMax) {
+		if had > 0 && (len(js) > relayJobsMax || size > relayBytesMax) {
+			js = js[:had]
 			return errBatchFull
 		}
-		js = append(js, l.direct.relayed(e, derived)...)
+		js = append(js[:had], l.direct.relayed(e, js[had:])...)
+		counted.add(e)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
 		n++
 		return nil
@@ -167,7 +170,11 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	if err != nil || n == 0 {
 		return 0, err
 	}
-	return n, l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js)
+	if err := l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js); err != nil {
+		return 0, err
+	}
+	p.counts.add(cursor.Offset, &counted)
+	return n, nil
 }
 
 var errBatchFull = errors.New("as much as goes at once")

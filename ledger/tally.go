@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -116,7 +117,10 @@ func (b *feedBatch) add(e *Event) {
 		return
 	}
 	k, one := tallyKey{e.Tenant, noun, sliceOf(e.OccurredAt), "", what}, Tally{Count: 1}
-	if noun != UserNoun && e.Data != nil {
+	switch {
+	case e.currency != "": // not read from the file
+		k.currency, one.Amount = e.currency, e.amount
+	case noun != UserNoun && e.Data != nil:
 		var money struct {
 			Amount   int64  `json:"amount"`
 			Currency string `json:"currency"`
@@ -127,12 +131,64 @@ func (b *feedBatch) add(e *Event) {
 			k.currency, one.Amount = money.Currency, money.Amount
 		}
 	}
+	b.tally(k, one)
+}
+
+func (b *feedBatch) tally(k tallyKey, more Tally) {
 	if b.tallies == nil {
 		b.tallies = map[tallyKey]Tally{}
 	}
 	t := b.tallies[k]
-	t.add(one)
+	t.add(more)
 	b.tallies[k] = t
+}
+
+// talliesMax bounds what counts holds of a journal while analytics do not come for it: the sums of a thousand tenants, or of days.
+const talliesMax = 10_000
+
+// counts is what the relay has counted of a journal on its way and analytics have not stored yet: a second's rows, which under load are more than
+// the tail holds, need not be read back from the file. It may be lost; then they are.
+type counts struct {
+	mu    sync.Mutex // guards what follows
+	from  uint64     // the row before the batch's first
+	batch feedBatch  // of no rows: none
+}
+
+// add takes the rows that follow from.
+func (c *counts) add(from uint64, more *feedBatch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.batch.rows == 0 || c.batch.last.seq != from || len(c.batch.tallies) > talliesMax {
+		c.from, c.batch = from, *more
+		return
+	}
+	for k, t := range more.tallies {
+		c.batch.tally(k, t)
+	}
+	c.batch.rows += more.rows
+	c.batch.last, c.batch.odd = more.last, append(c.batch.odd, more.odd...)
+}
+
+// take hands over all that follows the row from. If that is not all it is asked for, b has no rows, and upTo says how far to read the journal so
+// that the next take finds it; 0: to its end.
+func (c *counts) take(from uint64) (b feedBatch, upTo uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.batch.rows == 0:
+		return feedBatch{}, 0
+	case from < c.from:
+		return feedBatch{}, c.from
+	case from > c.from:
+		upTo = c.batch.last.seq
+	default:
+		b = c.batch
+	}
+	c.batch = feedBatch{}
+	if upTo <= from {
+		upTo = 0
+	}
+	return b, upTo
 }
 
 // analyticsMigrations is the schema of analytics.db.

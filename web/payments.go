@@ -128,7 +128,10 @@ func (s *Server) pay(x *exchange, _ httprouter.Params) error {
 			}
 		}
 	}
-	return x.answer(http.StatusCreated, &p)
+	buf := s.bodies.Get().(*[]byte)
+	defer s.bodies.Put(buf)
+	x.write(http.StatusCreated, p.AppendJSON((*buf)[:0]))
+	return nil
 }
 
 // idempotencyKey reads the header: absent, or exactly one value that is a key.

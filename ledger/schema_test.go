@@ -1,0 +1,99 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"tenderbox/shards"
+)
+
+// What a table that is made anew must keep: its rows, its indexes, and what it refuses.
+func TestPaymentsAreMadeAnew(t *testing.T) {
+	dir := t.TempDir()
+	states := []string{"queued", "sending", "in_doubt", "review", "settled", "lost"}
+	statuses := []string{"requires_confirmation", "pending", "succeeded", "failed", "canceled", "lost"}
+	add := func(tx *shards.Tx, status, sync, upstream string) error {
+		_, err := tx.Exec(`INSERT INTO payments (tenant, id, amount, currency, status, sync, attempts, series, first_sent_at, resolve_first, account, last_error,
+			upstream_id, failure_code, failure_decline, failure_message, amount_refunded, order_id, user_id, source, source_kind, has_extras, taken_offline, created_at, settled_at)
+			VALUES ('shop', ?, 7, 'usd', ?, ?, 1, 2, 3, 1, 'a', 'e', nullif(?, ''), 'c', 'd', 'm', 4, 'o', 'u', x'00', 'source', 1, 1, 5, 6)`,
+			status+"/"+sync+"/"+upstream, status, sync, upstream)
+		return err
+	}
+	// taken returns what the table takes, row by row.
+	taken := func(set *shards.Set, keep bool) (all []string) {
+		for _, status := range statuses {
+			for _, sync := range states {
+				for _, upstream := range []string{"", "ch_1"} {
+					err := set.All()[0].Update(t.Context(), func(tx *shards.Tx) error {
+						if err := add(tx, status, sync, upstream); err != nil || keep {
+							return err
+						}
+						_, err := tx.Exec(`DELETE FROM payments WHERE id = ?`, status+"/"+sync+"/"+upstream)
+						return err
+					})
+					if err == nil {
+						all = append(all, fmt.Sprint(status, sync, upstream))
+					} else if !strings.Contains(err.Error(), "CHECK") {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		return all
+	}
+	held := func(set *shards.Set) (all []string) {
+		err := set.All()[0].View(t.Context(), func(tx *shards.Tx) error {
+			for _, query := range []string{
+				`SELECT concat_ws('|', tenant, id, amount, currency, status, sync, attempts, series, first_sent_at, resolve_first, account, last_error, upstream_id, failure_code,
+					failure_decline, failure_message, amount_refunded, order_id, user_id, hex(source), source_kind, has_extras, taken_offline, created_at, settled_at) FROM payments`,
+				`SELECT name || sql FROM sqlite_schema WHERE tbl_name = 'payments' AND type = 'index' AND sql IS NOT NULL`,
+			} {
+				rows, err := tx.Query(query)
+				if err != nil {
+					return err
+				}
+				for rows.Next() {
+					var s string
+					if err := rows.Scan(&s); err != nil {
+						return err
+					}
+					all = append(all, s)
+				}
+				if err := rows.Err(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(all)
+		return all
+	}
+
+	before := must(shards.Open(t.Context(), dir, shards.Options{Files: 1, Migrations: migrations[:5]}))(t)
+	took := taken(before, true)
+	rows := held(before)
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(took) < 10 || len(took) == len(states)*len(statuses)*2 {
+		t.Fatalf("the former table took %d rows", len(took))
+	}
+
+	after := must(shards.Open(t.Context(), dir, shards.Options{Migrations: migrations}))(t)
+	defer after.Close()
+	if got := held(after); !slices.Equal(got, rows) {
+		t.Errorf("holds\n%s\nbefore it was\n%s", strings.Join(got, "\n"), strings.Join(rows, "\n"))
+	}
+	err := after.All()[0].Update(t.Context(), func(tx *shards.Tx) error { _, err := tx.Exec(`DELETE FROM payments`); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := taken(after, false); !slices.Equal(got, took) {
+		t.Errorf("takes %v, took %v", got, took)
+	}
+}
