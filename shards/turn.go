@@ -32,3 +32,15 @@ func (t turn) take(timer *time.Timer) (taken bool) {
 }
 
 func (t turn) give() { <-t }
+
+// crowdMin operations must wait, in all files together, for writers to take turns: fewer make no groups that are worth a wait, and whoever waits
+// for them is one of a few.
+const crowdMin = 8
+
+func (s *Set) crowded() bool {
+	n := 0
+	for _, sh := range s.shards {
+		n += len(sh.queue)
+	}
+	return n >= crowdMin
+}

@@ -73,7 +73,7 @@ func (w *writer) gather(first *op) {
 // commitFrom gathers and commits one group. It returns the operation that it has met and that the group could not take; nil if there was none.
 func (w *writer) commitFrom(first *op) (left *op) {
 	w.batch = append(w.batch[:0], first)
-	if w.sh.set.turn.take(w.patience) {
+	if w.sh.set.crowded() && w.sh.set.turn.take(w.patience) {
 		defer w.sh.set.turn.give()
 	}
 	w.company()
