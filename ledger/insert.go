@@ -16,9 +16,9 @@ type insert struct {
 	texts   [len(insertChunks)]string // by chunk
 }
 
-// insertChunks are the row counts of the statements in use, largest first: few enough texts that all stay prepared, and one statement for the groups of
-// a usual load.
-var insertChunks = [...]int{64, 32, 24, 20, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}
+// insertChunks are the row counts of the statements in use, largest first: few
+// distinct texts, so that all stay prepared.
+var insertChunks = [...]int{64, 32, 16, 8, 4, 2, 1}
 
 // newInsert takes the text up to VALUES, and one row of values with its placeholders.
 func newInsert(head, row string) *insert {

@@ -98,7 +98,6 @@ type Ledger struct {
 
 	reconciling reconciling
 	runner      *jobs.Runner
-	begun       time.Time // what the relays count their rounds from
 
 	sendable  sync.Map      // *upstream.Account → bool: could be sent to when last heard of
 	direct    *direct       // payments sent past the queue
@@ -126,7 +125,7 @@ type Ledger struct {
 // the others serve. [Ledger.Run] does the work; [Ledger.Close] releases the files.
 func Open(ctx context.Context, o Options) (_ *Ledger, err error) {
 	o = o.withDefaults()
-	l := &Ledger{begun: time.Now(), o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
+	l := &Ledger{o: o, log: o.Logger, keyring: o.Keyring, tenants: o.Tenants, jobs: o.Jobs, accounts: o.Accounts,
 		events: o.Events, clock: &clock{wall: o.Now}, ids: newIDs(), alarms: newAlarms(), waiters: newWaiters[PaymentID](), refunds: newWaiters[RefundID](), hearers: newWaiters[tenants.ID](),
 		lookups: newLookups(), reconciling: reconciling{of: map[tenants.ID]bool{}}, lineBack: newPoke(), linkMoved: newPoke(), exposed: newPoke(), publish: newPoke(), pulse: newPulse(), direct: newDirect()}
 	l.set, err = shards.Open(ctx, o.Dir, shards.Options{Files: o.Files, Migrations: migrations, Logger: o.Logger,

@@ -50,9 +50,9 @@ const (
 	relayBytesMax = 4 << 20
 	// publishBytesMax bounds the data of the events that are handed to the event log at once.
 	publishBytesMax = 8 << 20
-	// relayGather is how often rows that have gathered become jobs, unless someone
+	// relayGather is how long rows gather before they become jobs, unless someone
 	// waits for an outcome: two fsyncs then serve many payments instead of few, on a
-	// disk that the accepting of others needs. All shards' rows do at the same moments, so that they share a commit of the queue.
+	// disk that the accepting of others needs.
 	relayGather = 20 * time.Millisecond
 	// publishGather spaces batches of events that are not full: a batch costs the
 	// event log 2 ms of CPU and six fsyncs, however small it is. The first event
@@ -123,13 +123,12 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 	return nil
 }
 
-// gatherFor is how long rows gather from now on: to moments that are the same for all shards, whose jobs then share one transaction of the queue.
+// gatherFor is how long rows gather at present.
 func (l *Ledger) gatherFor() time.Duration {
-	gather := relayGather
 	if l.direct.busy() {
-		gather += directGather
+		return relayGather + directGather
 	}
-	return gather - time.Since(l.begun)%gather
+	return relayGather
 }
 
 func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {

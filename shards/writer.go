@@ -76,7 +76,7 @@ func (w *writer) commitFrom(first *op) (left *op) {
 	if w.sh.set.crowded() && w.sh.set.turn.take(w.patience) {
 		defer w.sh.set.turn.give()
 	}
-	w.company()
+	runtime.Gosched()
 	for len(w.batch) < w.sh.o.BatchMax && !first.alone {
 		select {
 		case o := <-w.sh.queue:
@@ -96,15 +96,6 @@ func (w *writer) commitFrom(first *op) (left *op) {
 	w.attached = w.attached[:0]
 	w.wal.probe(w)
 	return left
-}
-
-// company lets whoever can run do so, as long as that brings operations: it costs nothing, for the cores have that work to do anyway, and what
-// comes now shares this group's commit instead of paying for the next one. With nothing else to run it returns at once.
-func (w *writer) company() {
-	for had, n := -1, len(w.sh.queue); n > had && n < w.sh.o.BatchMax; n = len(w.sh.queue) {
-		had = n
-		runtime.Gosched()
-	}
 }
 
 // group runs the batch in one transaction and answers every caller.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,14 +71,6 @@ func (q *queue) put(o *op) error {
 	}
 	q.waiting = append(q.waiting, o)
 	return nil
-}
-
-// company lets whoever can run do so, as long as that brings operations: the cores have that work to do anyway, and what comes now shares the next
-// commit instead of paying for one of its own. With nothing else to run it returns at once.
-func (q *queue) company() {
-	for had, n := 0, q.len(); n > had && n < q.batchMax; had, n = n, q.len() {
-		runtime.Gosched()
-	}
 }
 
 // take moves a group's worth of operations to into. If none is due it says how long to wait for

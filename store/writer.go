@@ -36,7 +36,6 @@ func (s *Store) write() {
 	for rescueWait := rescueWaitMin; ; {
 		var wait time.Duration
 		var closed bool
-		s.queue.company()
 		ops, wait, closed = s.queue.take(ops[:0])
 		switch broken := s.Err(); {
 		case len(ops) > 0 && broken != nil: // came in while it broke
