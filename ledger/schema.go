@@ -85,7 +85,7 @@ CREATE TABLE attempts (
 	started_at   INTEGER NOT NULL,
 	ended_at     INTEGER,
 	outcome      TEXT CHECK (outcome IN ('succeeded', 'declined', 'retryable', 'unknown')),
-	maybe_sent   INTEGER,                       -- how many tries of it may have left
+	maybe_sent   INTEGER,
 	http_status  INTEGER,
 	request_id   TEXT,
 	reason       TEXT,
@@ -210,7 +210,7 @@ CREATE TABLE payments_5 (
 	attempts        INTEGER NOT NULL DEFAULT 0, -- sends that were sealed
 	series          INTEGER NOT NULL DEFAULT 1, -- which of its upstream keys is in use: the next only after the last was proved absent
 	first_sent_at   INTEGER,                    -- under the present key
-	resolve_first   INTEGER NOT NULL DEFAULT 0, -- not 0: looked up upstream before it may be sent; how, say the bits in epoch.go
+	resolve_first   INTEGER NOT NULL DEFAULT 0, -- 1: looked up upstream before it may be sent; 2: by its client's key too
 	account         TEXT,                       -- upstream account, pinned by the first seal
 	last_error      TEXT,
 	upstream_id     TEXT,                       -- of a pending one: what was made upstream and has no outcome yet

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,5 +96,23 @@ func TestPaymentsAreMadeAnew(t *testing.T) {
 	}
 	if got := taken(after, false); !slices.Equal(got, took) {
 		t.Errorf("takes %v, took %v", got, took)
+	}
+}
+
+// A migration that has run somewhere is never changed, not in a comment either: a file that was made by another text is refused.
+func TestMigrationsAreWhatTheyWere(t *testing.T) {
+	for what, c := range map[string]struct {
+		of   []shards.Migration
+		were []string
+	}{
+		"shards":    {migrations, []string{"5445ec1fc16e2afe", "cf85a090629654a8", "cdeea197a74742cd", "90ef4254d9752a49", "48c07389f88297c1", "f979fcb9284b9b99"}},
+		"analytics": {analyticsMigrations, []string{"86a80240753d820a"}},
+	} {
+		for i, m := range c.of {
+			sum := fmt.Sprintf("%x", sha256.Sum256([]byte(m.SQL)))[:16]
+			if i >= len(c.were) || sum != c.were[i] {
+				t.Errorf("%s: migration %d, %s, is %q", what, m.Version, m.Name, sum)
+			}
+		}
 	}
 }
