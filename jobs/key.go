@@ -186,6 +186,12 @@ func lastIn(c *bbolt.Cursor, prefix []byte) []byte {
 	} else {
 		k, _ = c.Prev()
 	}
+	if k == nil {
+		// The beginning of the bucket, or a page that this transaction has emptied: a step back ends there, a step on does not.
+		for next, _ := c.Seek(prefix); bytes.HasPrefix(next, prefix); next, _ = c.Next() {
+			k = next
+		}
+	}
 	if bytes.HasPrefix(k, prefix) {
 		return k
 	}
