@@ -129,8 +129,9 @@ func (d *direct) busy() bool {
 func (d *direct) await(ctx context.Context, t tenants.ID, id PaymentID, wait time.Duration) (settled Payment, known bool) {
 	d.mu.Lock()
 	p := d.by[string(id)]
+	past := p == nil || p.tenant != t || p.told // what has ended may have changed since
 	d.mu.Unlock()
-	if p == nil || p.tenant != t {
+	if past {
 		return Payment{}, false
 	}
 	timer := time.NewTimer(wait)
@@ -212,7 +213,9 @@ func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment
 		return nil
 	}
 	mu := l.accountMu(tenant.ID)
-	mu.RLock() // as for every seal
+	if !mu.TryRLock() { // as for every seal, but a payment is taken whoever changes the account, for however long
+		return nil
+	}
 	d := &directSend{l: l, acc: l.accountOf(tenant.ID), kept: mu.RUnlock}
 	if d.acc == nil || !d.acc.Ready() || !d.enter(tenant.ID, p.ID) {
 		d.kept()

@@ -106,7 +106,7 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 		return Payment{}, err
 	}
 	var d *directSend
-	if p.Awaited && !p.Unconfirmed {
+	if p.Awaited && !p.Unconfirmed && l.resolveFirst(shard, key != "") == 0 {
 		d = l.directly(&tenant, key, &payment, source)
 	}
 	a.created = l.paymentEvent(t, PaymentCreated, &payment, now)
