@@ -15,8 +15,10 @@ const (
 	// directMax payments are known as sent past the queue. Each is forgotten when its journal row has become its job, or none: while the queue's
 	// file takes nothing, no more than so many go this way.
 	directMax = 4096
-	// directGather is how much longer journal rows gather while payments are on their way: most of them are settled then, and make no job.
+	// directGather is how much longer journal rows gather with those of payments on their way: most are settled then, and make no job.
 	directGather = 80 * time.Millisecond
+	// directTimeMax from its seal on may a send and what follows take, as the queue grants a handler: sentMargin counts on it.
+	directTimeMax = 10 * time.Minute
 	// directGrace is what those in hand get to be recorded, once the time for a stop is over and their sends were cut short.
 	directGrace = 2 * time.Second
 )
@@ -46,8 +48,7 @@ type passage struct {
 	relayed bool
 	over    bool
 	settled *Payment      // by its attempt; nil: it is not, or not yet
-	news    chan struct{} // closed when it is settled or over
-	told    bool          // it is closed
+	news    chan struct{} // closed when it is settled, or else over
 }
 
 func newDirect() *direct {
@@ -80,9 +81,9 @@ func (d *direct) drop(id PaymentID) {
 func (d *direct) settle(payment *Payment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p := d.by[string(payment.ID)]; p != nil && !p.over {
+	if p := d.by[string(payment.ID)]; p != nil && !p.over && p.settled == nil {
 		p.settled = payment
-		p.tell()
+		close(p.news)
 	}
 }
 
@@ -91,17 +92,11 @@ func (d *direct) end(id PaymentID) {
 	defer d.mu.Unlock()
 	defer d.running.Done()
 	p := d.by[string(id)]
-	p.tell()
+	if p.settled == nil {
+		close(p.news)
+	}
 	if p.over = true; p.relayed {
 		delete(d.by, string(id))
-	}
-}
-
-// tell wakes who waits. direct.mu is held.
-func (p *passage) tell() {
-	if !p.told {
-		p.told = true
-		close(p.news)
 	}
 }
 
@@ -113,12 +108,12 @@ func (d *direct) holds(id string) bool {
 	return p != nil && !p.over
 }
 
-// busy reports whether any payment is.
-func (d *direct) busy() bool {
+// unrelayed reports whether any payment is on its way whose journal row still gathers.
+func (d *direct) unrelayed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range d.by {
-		if !p.over {
+		if !p.over && !p.relayed {
 			return true
 		}
 	}
@@ -129,7 +124,7 @@ func (d *direct) busy() bool {
 func (d *direct) await(ctx context.Context, t tenants.ID, id PaymentID, wait time.Duration) (settled Payment, known bool) {
 	d.mu.Lock()
 	p := d.by[string(id)]
-	past := p == nil || p.tenant != t || p.told // what has ended may have changed since
+	past := p == nil || p.tenant != t || p.over || p.settled != nil // what has ended may have changed since
 	d.mu.Unlock()
 	if past {
 		return Payment{}, false
@@ -205,10 +200,13 @@ type directSend struct {
 	seal  *seal
 	leave func() // the account's place
 	kept  func() // lets the tenant's account change again
+	until time.Time
+	began bool
 }
 
-// directly prepares p to be sent by who takes it, under the client's key; nil: the queue sends it. Exactly one of started and dropped follows.
-func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment, token string) *directSend {
+// directly prepares p to be sent by who takes it, under the client's key; nil: the queue sends it. ended follows, whatever comes
+// between, and before it start if p was taken with its seal.
+func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment, token string) (d *directSend) {
 	if p.TakenOffline || !l.jobs.Clear(string(tenant.ID), PaymentsQueue) {
 		return nil
 	}
@@ -216,9 +214,13 @@ func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment
 	if !mu.TryRLock() { // as for every seal, but a payment is taken whoever changes the account, for however long
 		return nil
 	}
-	d := &directSend{l: l, acc: l.accountOf(tenant.ID), kept: mu.RUnlock}
-	if d.acc == nil || !d.acc.Ready() || !d.enter(tenant.ID, p.ID) {
-		d.kept()
+	defer func() {
+		if d == nil {
+			mu.RUnlock()
+		}
+	}()
+	acc := l.accountOf(tenant.ID)
+	if acc == nil || !acc.Ready() {
 		return nil
 	}
 	s := &send{tenant: tenant.ID, table: paymentTable, id: string(p.ID), payment: *p, state: Queued, createdAt: p.CreatedAt, series: 1, n: 1,
@@ -226,36 +228,37 @@ func (l *Ledger) directly(tenant *tenants.Tenant, key IdempotencyKey, p *Payment
 	s.chooseStep()
 	l.address(s)
 	s.encodeNow()
-	d.send, d.seal = s, l.sealing(d.acc, s)
-	return d
+	until, sealed := time.Now().Add(directTimeMax), l.sealing(acc, s)
+	leave, ok := acc.TryEnter()
+	if !ok {
+		return nil
+	}
+	if !l.direct.begin(tenant.ID, p.ID) {
+		leave()
+		return nil
+	}
+	return &directSend{l: l, acc: acc, send: s, seal: sealed, leave: leave, kept: mu.RUnlock, until: until}
 }
 
-func (d *directSend) enter(t tenants.ID, id PaymentID) (ok bool) {
-	if d.leave, ok = d.acc.TryEnter(); !ok {
-		return false
-	}
-	if !d.l.direct.begin(t, id) {
+// ended leaves a payment that was not sent to the queue, or to nobody if it was not taken.
+func (d *directSend) ended() {
+	d.kept()
+	if !d.began {
 		d.leave()
-		return false
+		d.l.direct.drop(d.send.payment.ID)
 	}
-	return true
 }
 
-// dropped leaves the payment to the queue, or to nobody if it was not taken.
-func (d *directSend) dropped() {
-	d.leave()
-	d.kept()
-	d.l.direct.drop(d.send.payment.ID)
-}
-
-// started sends what is sealed, and returns at once.
-func (d *directSend) started() {
-	d.kept()
+// start sends what is sealed, and returns at once.
+func (d *directSend) start() {
+	d.began = true
 	go func() {
 		defer d.leave()
 		l, s := d.l, d.send
 		err := guard(func() error {
-			_, err := l.sendSealed(l.direct.ctx, d.acc, s, d.leave)
+			ctx, cancel := context.WithDeadline(l.direct.ctx, d.until)
+			defer cancel()
+			_, err := l.sendSealed(ctx, d.acc, s, d.leave)
 			return err
 		})
 		var wish *later

@@ -2,8 +2,10 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +63,67 @@ func TestAwaitedGoesPastTheQueue(t *testing.T) {
 		}
 	}
 	b.sound()
+}
+
+// What panics before a payment is on its way leaves nothing behind: no place, no lock, no passage.
+func TestDirectPanicKeepsNothing(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{})
+	b.cut(false)
+	kr := b.keyring
+	func() {
+		defer func() {
+			if b.keyring = kr; recover() == nil {
+				t.Error("sealing without keys did not panic")
+			}
+		}()
+		b.keyring = nil
+		tenant := must(b.tenants.Get(testTenant))(t)
+		b.directly(&tenant, "k", &Payment{ID: b.ids.payment(b.clock.now(), 0), Amount: 1, Currency: "usd", Means: BySource}, "tok_visa")
+	}()
+	mu := b.accountMu(testTenant)
+	if n := b.accountOf(testTenant).Pace().InUse; n != 0 || len(b.direct.by) != 0 || !mu.TryLock() {
+		t.Fatalf("%d places and %d passages, or the lock, are kept", n, len(b.direct.by))
+	}
+	mu.Unlock()
+}
+
+// A payment that is settled when its journal row is relayed makes no job; one that is still on its way makes one that comes later, and finds it settled.
+func TestSettledAwaitedMakesNoJob(t *testing.T) {
+	b := openBox(t, t.TempDir(), testOptions{idle: true}) // the test relays
+	b.accountOf(testTenant)
+	run, cancel := context.WithCancel(t.Context())
+	var probes sync.WaitGroup
+	probes.Go(func() { _ = b.accounts.Run(run) })
+	defer func() { cancel(); probes.Wait() }()
+	b.cut(false)
+	relay := func() {
+		t.Helper()
+		for _, p := range b.parts {
+			must(b.relayOnce(t.Context(), p))(t)
+		}
+	}
+	settled := b.payAwaited("k1", validPayment())
+	b.direct.running.Wait()
+	relay()
+	if j, err := b.jobs.Get(string(testTenant), PaymentsQueue, string(settled.ID)); !errors.Is(err, jobs.ErrNotFound) {
+		t.Errorf("a settled payment's job: %+v, %v", j, err)
+	}
+	if err := b.sim.SetFaults(simulator.Faults{Hang: 1}); err != nil {
+		t.Fatal(err)
+	}
+	hangs := b.payAwaited("k2", validPayment())
+	relay()
+	if j := must(b.jobs.Get(string(testTenant), PaymentsQueue, string(hangs.ID)))(t); j.State != jobs.Delayed {
+		t.Errorf("of one on its way: %s", j.State)
+	}
+	if err := b.sim.SetFaults(simulator.Faults{}); err != nil {
+		t.Fatal(err)
+	}
+	b.cut(true) // ends what hangs
+	b.direct.running.Wait()
+	if n := len(b.direct.by); n != 0 {
+		t.Errorf("%d are remembered", n)
+	}
 }
 
 // What the queue would not have leased at once waits in it, whoever waits for it.
@@ -243,11 +306,14 @@ func TestPassageEnds(t *testing.T) {
 				t.Fatal("not begun")
 			}
 			var got []jobs.NewJob
+			if !d.unrelayed() {
+				t.Error("its row need not gather")
+			}
 			if c.early {
 				got = d.relayed(e, settleJob(e))
 			}
-			if !d.holds("pay_1") || !d.busy() {
-				t.Error("not held on its way")
+			if !d.holds("pay_1") || d.unrelayed() == c.early {
+				t.Error("not held on its way, or its row gathers when it was relayed")
 			}
 			if c.settled {
 				d.settle(&Payment{ID: "pay_1"})
@@ -259,7 +325,7 @@ func TestPassageEnds(t *testing.T) {
 			if len(got) != c.jobs || len(got) == 1 && got[0].Delay != c.delay {
 				t.Errorf("%+v", got)
 			}
-			if len(d.by) != 0 || d.holds("pay_1") || d.busy() {
+			if len(d.by) != 0 || d.holds("pay_1") || d.unrelayed() {
 				t.Error("not forgotten")
 			}
 			if again := d.relayed(e, settleJob(e)); len(again) != 1 || again[0].Delay != 0 { // the queue's file did not take the batch

@@ -132,7 +132,8 @@ func (l *Ledger) record(s *send, answer *upstream.Answer, then func(tx *shards.T
 }
 
 // apply writes an outcome, and before it what it rests on, in one transaction. The record changes only if it has seen as many
-// attempts as the outcome is about; what it rests on is kept in any case. then is what follows from the change.
+// attempts as the outcome is about; what it rests on is kept in any case. then is what follows from the change; without one, and with a then, the error
+// is errMoved.
 func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards.Tx) error, attempts int, then func(tx *shards.Tx) error) error {
 	set, args := o.assignments(s)
 	event, changed := l.eventOf(s, &o, now), false
@@ -165,6 +166,9 @@ func (l *Ledger) apply(s *send, o outcome, now time.Time, ground func(tx *shards
 		l.direct.settle(s.after(&o))
 	}
 	l.wake(s)
+	if !changed && then != nil {
+		return errMoved // nothing followed
+	}
 	return nil
 }
 

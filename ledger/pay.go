@@ -107,7 +107,9 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	}
 	var d *directSend
 	if p.Awaited && !p.Unconfirmed && l.resolveFirst(shard, key != "") == 0 {
-		d = l.directly(&tenant, key, &payment, source)
+		if d = l.directly(&tenant, key, &payment, source); d != nil {
+			defer d.ended()
+		}
 	}
 	a.created = l.paymentEvent(t, PaymentCreated, &payment, now)
 	a.created.reserved, a.created.unexposed = !p.Unconfirmed, p.Unconfirmed
@@ -135,13 +137,9 @@ func (l *Ledger) accept(ctx context.Context, t tenants.ID, key IdempotencyKey, s
 	case err != nil:
 		held.release()
 	}
-	switch {
-	case d == nil:
-	case err != nil || a.seal == nil:
-		d.dropped()
-	default:
+	if err == nil && a.seal != nil {
 		payment.Sync.State, payment.Sync.Attempts, payment.Sync.FirstSentAt = Sending, 1, &a.seal.sentAt
-		d.started()
+		d.start()
 	}
 	return payment, err
 }

@@ -125,7 +125,7 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 
 // gatherFor is how long rows gather at present.
 func (l *Ledger) gatherFor() time.Duration {
-	if l.direct.busy() {
+	if l.direct.unrelayed() {
 		return relayGather + directGather
 	}
 	return relayGather

@@ -195,15 +195,7 @@ func (l *Ledger) recordAndSeal(acc *upstream.Account, s *send, made *upstream.An
 		_, failed := l.record(s, made, nil)
 		return cmp.Or(failed, err, errMoved)
 	}
-	sealed, seal := false, l.sealing(acc, c)
-	_, err := l.record(s, made, func(tx *shards.Tx) (err error) {
-		err = seal.write(tx)
-		sealed = err == nil
-		return err
-	})
-	if err == nil && !sealed {
-		err = errMoved
-	}
+	_, err := l.record(s, made, l.sealing(acc, c).write)
 	return err
 }
 
