@@ -27,6 +27,11 @@ const (
 // events, while the bus is out of order. After stop returns, fn is called no more
 // except for a call already under way. Data belongs to fn.
 func (b *Bus) Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error) {
+	defer func() {
+		if err != nil && errors.Is(b.Err(), ErrClosed) {
+			err = ErrClosed // it ended meanwhile, whatever the connection says of that
+		}
+	}()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
