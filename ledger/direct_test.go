@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -67,7 +66,8 @@ func TestAwaitedGoesPastTheQueue(t *testing.T) {
 
 // What panics before a payment is on its way leaves nothing behind: no place, no lock, no passage.
 func TestDirectPanicKeepsNothing(t *testing.T) {
-	b := openBox(t, t.TempDir(), testOptions{})
+	b := openBox(t, t.TempDir(), testOptions{idle: true}) // nothing else reads the keys that the test takes away
+	b.probing()
 	b.cut(false)
 	kr := b.keyring
 	func() {
@@ -90,11 +90,7 @@ func TestDirectPanicKeepsNothing(t *testing.T) {
 // A payment that is settled when its journal row is relayed makes no job; one that is still on its way makes one that comes later, and finds it settled.
 func TestSettledAwaitedMakesNoJob(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true}) // the test relays
-	b.accountOf(testTenant)
-	run, cancel := context.WithCancel(t.Context())
-	var probes sync.WaitGroup
-	probes.Go(func() { _ = b.accounts.Run(run) })
-	defer func() { cancel(); probes.Wait() }()
+	b.probing()
 	b.cut(false)
 	relay := func() {
 		t.Helper()

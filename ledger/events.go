@@ -149,7 +149,7 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 		}
 		var whole bool
 		var err error
-		if found[i], whole, err = l.eventsOf(ctx, p, t, at.seqs[i], looked[i], f.Limit+1); err != nil {
+		if found[i], whole, err = l.eventsOf(ctx, p, t, at.seqs[i], looked[i], &f); err != nil {
 			return EventPage{}, unavailable(err)
 		}
 		if n := len(found[i]); !whole {
@@ -169,16 +169,14 @@ func (l *Ledger) Events(ctx context.Context, t tenants.ID, f EventFilter) (Event
 		}
 		e := found[next][0]
 		found[next], at.seqs[next] = found[next][1:], e.Seq
-		if wants(f.Types, e.Type) {
-			page.Events = append(page.Events, *e)
-			page.Behind = append(page.Behind, Position{at.epoch, slices.Clone(at.seqs)})
-		}
+		page.Events = append(page.Events, *e)
+		page.Behind = append(page.Behind, Position{at.epoch, slices.Clone(at.seqs)})
 	}
 	for i, events := range found {
 		if len(events) > 0 {
 			page.More = true
 		} else {
-			at.seqs[i] = max(at.seqs[i], looked[i]) // nothing of the tenant's stands before it
+			at.seqs[i] = max(at.seqs[i], looked[i]) // nothing that is wanted stands before it
 		}
 	}
 	page.Next = at
@@ -209,10 +207,10 @@ func (e *Event) before(o *Event) bool {
 	return e.ID < o.ID
 }
 
-// eventsOf reads the tenant's rows after seq and not after upTo: up to limit of
-// them, and up to eventBytesMax. whole says that there are no more.
-func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo uint64, limit int) (events []*Event, whole bool, err error) {
-	size := 0
+// eventsOf reads the tenant's rows after seq and not after upTo that f wants: up to one more than its limit, and up to eventBytesMax.
+// whole says that there are no more.
+func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo uint64, f *EventFilter) (events []*Event, whole bool, err error) {
+	limit, size := f.Limit+1, 0
 	add := func(e *Event) (more bool) {
 		events = append(events, e)
 		size += len(e.Data)
@@ -220,15 +218,21 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 	}
 	if rows, known := p.journal.tail.after(seq, int(upTo-seq)); known {
 		for _, e := range rows {
-			if e.Tenant == t && !add(e) {
+			if e.Tenant == t && wants(f.Types, e.Type) && !add(e) {
 				return events, false, nil
 			}
 		}
 		return events, true, nil
 	}
 	err = p.shard.View(ctx, func(tx *shards.Tx) error {
-		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE seq > ? AND seq <= ? AND tenant = ? ORDER BY seq LIMIT ?`,
-			int64(seq), int64(upTo), string(t), limit)
+		where, args := `seq > ? AND seq <= ? AND tenant = ?`, []any{int64(seq), int64(upTo), string(t)}
+		if len(f.Types) > 0 {
+			where += ` AND (` + strings.Join(slices.Repeat([]string{`type GLOB ?`}, len(f.Types)), ` OR `) + `)` // of patterns, GLOB means what wants does
+			for _, pattern := range f.Types {
+				args = append(args, pattern)
+			}
+		}
+		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE `+where+` ORDER BY seq LIMIT ?`, append(args, limit)...)
 		if err != nil {
 			return err
 		}

@@ -106,6 +106,12 @@ func TestEventsArePagedCompletely(t *testing.T) {
 	if len(only) != n || n == 0 {
 		t.Errorf("%d events of till.a, want %d", len(only), n)
 	}
+	for _, from := range []string{"memory", "the files"} { // what is not wanted takes no place on a page
+		if page := must(b.Events(t.Context(), testTenant, EventFilter{Types: []string{"user.*", "till.a"}, Limit: 30}))(t); len(page.Events) != 30 {
+			t.Errorf("%d of %d events of till.a are on a page of 30, from %s", len(page.Events), n, from)
+		}
+		b = b.reopen(nil)
+	}
 	b.sound()
 }
 

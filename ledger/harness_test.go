@@ -201,6 +201,15 @@ func (b *testBox) reopen(change func(*testOptions)) *testBox {
 	return openBox(b.t, b.dir, o)
 }
 
+// probing probes the processor of an idle box until the test ends.
+func (b *testBox) probing() {
+	b.accountOf(testTenant)
+	ctx, cancel := context.WithCancel(context.Background())
+	var probes sync.WaitGroup
+	probes.Go(func() { _ = b.accounts.Run(ctx) })
+	b.t.Cleanup(func() { cancel(); probes.Wait() })
+}
+
 // cut takes the line away, and waits until the judge knows; or gives it back.
 func (b *testBox) cut(cut bool) {
 	b.t.Helper()
