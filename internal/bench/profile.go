@@ -87,8 +87,8 @@ var parts = []part{
 	{"scheduler and network poller", []string{"runtime."}},
 }
 
-// profile prints where the CPU time goes of payments at 64 connections, and of the drain of a backlog. The second
-// profile's file has .drain at its end.
+// profile prints where the CPU time goes of payments at 64 connections, of the drain of a backlog, and of charges whose clients wait for
+// a processor that takes 20 ms. The second profile's file has .drain at its end, the third's .wait.
 func profile(ctx context.Context, o options, top string) error {
 	source, err := filepath.Abs("cmd/tenderbox")
 	if err != nil {
@@ -134,7 +134,7 @@ func profile(ctx context.Context, o options, top string) error {
 	if err != nil || o.backlog == 0 {
 		return err
 	}
-	return p.run(ctx, filepath.Join(top, "drain"), o.profile+".drain", func(begin func() error) (int, error) {
+	err = p.run(ctx, filepath.Join(top, "drain"), o.profile+".drain", func(begin func() error) (int, error) {
 		w, err := drive(ctx, load{address: p.box.address, key: p.box.key, run: "backlog", connections: backlogConnections, count: o.backlog})
 		if err == nil {
 			err = p.box.rest(ctx)
@@ -155,6 +155,31 @@ func profile(ctx context.Context, o options, top string) error {
 			return 0, err
 		}
 		fmt.Printf("\nDrain of %d payments\n", w.done)
+		return w.done, nil
+	})
+	if err != nil {
+		return err
+	}
+	slow, err := blackbox.StartProcessor(simulator.Options{Latency: onlineLatency})
+	if err != nil {
+		return err
+	}
+	defer slow.Close()
+	p.upstream = slow.URL()
+	return p.run(ctx, filepath.Join(top, "wait"), o.profile+".wait", func(begin func() error) (int, error) {
+		asked := load{address: p.box.address, key: p.box.key, run: "warm", want: askCharge.want, connections: waiting, duration: warmup}
+		if _, err := drive(ctx, asked); err != nil {
+			return 0, err
+		}
+		if err := begin(); err != nil {
+			return 0, err
+		}
+		asked.run, asked.duration = "wait", time.Duration(o.rounds)*o.duration
+		w, err := drive(ctx, asked)
+		if err != nil {
+			return 0, err
+		}
+		fmt.Printf("\n%d charges that %d clients waited for, %.0f/s\n", w.done, waiting, w.rate())
 		return w.done, nil
 	})
 }
