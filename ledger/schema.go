@@ -376,4 +376,33 @@ CREATE INDEX payments_user ON payments (tenant, user_id, id) WHERE user_id IS NO
 CREATE INDEX payments_order ON payments (tenant, order_id, id) WHERE order_id IS NOT NULL;
 CREATE INDEX payments_intents ON payments (tenant, id) WHERE source_kind = 'payment_method';
 CREATE INDEX payments_settled ON payments (tenant, settled_at, id) WHERE status = 'succeeded';
+`}, {Version: 7, Name: "attempts' checks by comparison", SQL: `
+-- As for payments, for what is written twice a send.
+CREATE TABLE attempts_7 (
+	tenant       TEXT    NOT NULL,
+	record       TEXT    NOT NULL,              -- a payment or a refund
+	n            INTEGER NOT NULL,
+	upstream_key TEXT    NOT NULL,
+	account      TEXT    NOT NULL,
+	epoch        INTEGER NOT NULL,
+	started_at   INTEGER NOT NULL,
+	ended_at     INTEGER,
+	outcome      TEXT CHECK (outcome = 'succeeded' OR outcome = 'declined' OR outcome = 'retryable' OR outcome = 'unknown'),
+	maybe_sent   INTEGER,
+	http_status  INTEGER,
+	request_id   TEXT,
+	reason       TEXT,
+	evidence     TEXT,                          -- the processor's object, allow-listed members, JSON
+	step         TEXT,                          -- charge, create, confirm or refund; NULL: charge, of an older program
+	credential   TEXT,                          -- names the API key that it was sent with, and is none
+	their_time   INTEGER,                       -- the processor's clock when it was sealed, if it was known
+	PRIMARY KEY (tenant, record, n)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO attempts_7 (tenant, record, n, upstream_key, account, epoch, started_at, ended_at, outcome, maybe_sent, http_status, request_id, reason,
+	evidence, step, credential, their_time)
+SELECT tenant, record, n, upstream_key, account, epoch, started_at, ended_at, outcome, maybe_sent, http_status, request_id, reason,
+	evidence, step, credential, their_time FROM attempts;
+DROP TABLE attempts;
+ALTER TABLE attempts_7 RENAME TO attempts;
 `}}

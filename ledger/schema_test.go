@@ -105,7 +105,7 @@ func TestMigrationsAreWhatTheyWere(t *testing.T) {
 		of   []shards.Migration
 		were []string
 	}{
-		"shards":    {migrations, []string{"5445ec1fc16e2afe", "cf85a090629654a8", "cdeea197a74742cd", "90ef4254d9752a49", "48c07389f88297c1", "f979fcb9284b9b99"}},
+		"shards":    {migrations, []string{"5445ec1fc16e2afe", "cf85a090629654a8", "cdeea197a74742cd", "90ef4254d9752a49", "48c07389f88297c1", "f979fcb9284b9b99", "8076126797bb32a7"}},
 		"analytics": {analyticsMigrations, []string{"86a80240753d820a"}},
 	} {
 		for i, m := range c.of {
