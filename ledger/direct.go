@@ -15,7 +15,7 @@ const (
 	// directMax payments are known as sent past the queue. Each is forgotten when its journal row has become its job, or none: while the queue's
 	// file takes nothing, no more than so many go this way.
 	directMax = 4096
-	// directGather is how much longer journal rows gather with those of payments on their way: most are settled then, and make no job.
+	// directGather is how long a payment on its way may hold up its journal row, and those behind it: most are settled then, and make no job.
 	directGather = 80 * time.Millisecond
 	// directTimeMax from its seal on may a send and what follows take, as the queue grants a handler: sentMargin counts on it.
 	directTimeMax = 10 * time.Minute
@@ -45,6 +45,7 @@ type direct struct {
 // passage is one payment on this way. It is forgotten when its attempt is over and its journal row was relayed.
 type passage struct {
 	tenant  tenants.ID
+	began   time.Time
 	relayed bool
 	over    bool
 	settled *Payment      // by its attempt; nil: it is not, or not yet
@@ -64,7 +65,7 @@ func (d *direct) begin(t tenants.ID, id PaymentID) bool {
 	if d.closed || len(d.by) >= directMax {
 		return false
 	}
-	d.by[string(id)] = &passage{tenant: t, news: make(chan struct{})}
+	d.by[string(id)] = &passage{tenant: t, began: time.Now(), news: make(chan struct{})}
 	d.running.Add(1)
 	return true
 }
@@ -106,6 +107,17 @@ func (d *direct) holds(id string) bool {
 	defer d.mu.Unlock()
 	p := d.by[id]
 	return p != nil && !p.over
+}
+
+// holdsUp reports whether e, and with it what stands behind it in its journal, had better be relayed a little later.
+func (d *direct) holdsUp(e *Event) bool {
+	if e.Type != PaymentCreated {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.by[e.Subject]
+	return p != nil && !p.over && p.settled == nil && time.Since(p.began) < directGather
 }
 
 // unrelayed reports whether any payment is on its way whose journal row still gathers.
@@ -266,5 +278,7 @@ func (d *directSend) start() {
 			_ = l.settleLater(err) // its job knows when
 		}
 		l.direct.end(s.payment.ID)
+		slot, _ := s.payment.ID.slot()
+		l.partOf(slot).derive.wake() // its row is held up no longer
 	}()
 }

@@ -108,6 +108,13 @@ func TestSettledAwaitedMakesNoJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangs := b.payAwaited("k2", validPayment())
+	relay() // it is held up
+	if j, err := b.jobs.Get(string(testTenant), PaymentsQueue, string(hangs.ID)); !errors.Is(err, jobs.ErrNotFound) {
+		t.Errorf("the job of one that has just begun: %+v, %v", j, err)
+	}
+	b.direct.mu.Lock()
+	b.direct.by[string(hangs.ID)].began = time.Now().Add(-directGather)
+	b.direct.mu.Unlock()
 	relay()
 	if j := must(b.jobs.Get(string(testTenant), PaymentsQueue, string(hangs.ID)))(t); j.State != jobs.Delayed {
 		t.Errorf("of one on its way: %s", j.State)
@@ -302,7 +309,7 @@ func TestPassageEnds(t *testing.T) {
 				t.Fatal("not begun")
 			}
 			var got []jobs.NewJob
-			if !d.unrelayed() {
+			if !d.unrelayed() || !d.holdsUp(e) {
 				t.Error("its row need not gather")
 			}
 			if c.early {
@@ -315,6 +322,9 @@ func TestPassageEnds(t *testing.T) {
 				d.settle(&Payment{ID: "pay_1"})
 			}
 			d.end("pay_1")
+			if d.holdsUp(e) {
+				t.Error("its row is held up for nothing")
+			}
 			if !c.early {
 				got = d.relayed(e, settleJob(e))
 			}

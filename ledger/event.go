@@ -33,7 +33,7 @@ func (l *Ledger) Event(ctx context.Context, t tenants.ID, id string) (Event, err
 	if err == nil || !errors.As(err, &refusal) || refusal.Kind != NotFound {
 		return e, err
 	}
-	p := l.parts[l.set.Shard(slotOf(u)).ID()]
+	p := l.partOf(slotOf(u))
 	if !p.verified.Load() {
 		return Event{}, unavailable(errors.New("the journal was not verified yet"))
 	}

@@ -25,6 +25,9 @@ type part struct {
 	epochs atomic.Pointer[[]epoch] // that the shard has lived through; nil before it was read
 }
 
+// partOf is the slot's.
+func (l *Ledger) partOf(slot shards.Slot) *part { return l.parts[l.set.Shard(slot).ID()] }
+
 // origin names the journal that the shard appends to in this epoch.
 func (p *part) origin() string { return origin(p.shard.ID(), p.journal.epoch) }
 

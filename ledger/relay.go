@@ -116,7 +116,9 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 			l.log.Warn("relay to the queues", "shard", p.shard.ID(), "err", err)
 			_ = pause(ctx, retryPause)
 		case n < relayBatch:
-			_ = p.derive.wait(ctx, relayPoll)
+			if !l.direct.unrelayed() { // else a row that is held up comes when it has waited long enough
+				_ = p.derive.wait(ctx, relayPoll)
+			}
 			_ = p.hurry.wait(ctx, l.gatherFor())
 		}
 	}
@@ -148,6 +150,9 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	var counted feedBatch
 	shared := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
+		if l.direct.holdsUp(e) {
+			return errHeldUp
+		}
 		had := len(js)
 		js, shared = l.jobsFor(js, e, shared)
 		for i := range js[had:] {
@@ -163,8 +168,11 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 		n++
 		return nil
 	})
-	if errors.Is(err, errBatchFull) {
+	switch {
+	case errors.Is(err, errBatchFull):
 		err, n = nil, relayBatch // there is more
+	case errors.Is(err, errHeldUp):
+		err = nil
 	}
 	if err != nil || n == 0 {
 		return 0, err
@@ -176,7 +184,10 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 	return n, nil
 }
 
-var errBatchFull = errors.New("as much as goes at once")
+var (
+	errBatchFull = errors.New("as much as goes at once")
+	errHeldUp    = errors.New("up to a payment on its way")
+)
 
 // enqueueFrom enqueues derived jobs and moves the cursor. A job that the queue
 // does not take must not hold up those of the events behind it, the settling of

@@ -82,7 +82,7 @@ func (l *Ledger) Await(ctx context.Context, t tenants.ID, id PaymentID, d time.D
 // await looks at a record, again with each news of it, while it is open: being settled.
 func (l *Ledger) await(ctx context.Context, t tenants.ID, slot shards.Slot, id string, news poke, d time.Duration, look func() (open bool, err error)) error {
 	deadline := time.Now().Add(d)
-	l.parts[l.set.Shard(slot).ID()].hurry.wake()
+	l.partOf(slot).hurry.wake()
 	for {
 		if open, err := look(); err != nil || !open {
 			return err
