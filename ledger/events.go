@@ -210,11 +210,11 @@ func (e *Event) before(o *Event) bool {
 // eventsOf reads the tenant's rows after seq and not after upTo that f wants: up to one more than its limit, and up to eventBytesMax.
 // whole says that there are no more.
 func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo uint64, f *EventFilter) (events []*Event, whole bool, err error) {
-	limit, size := f.Limit+1, 0
+	size := 0
 	add := func(e *Event) (more bool) {
 		events = append(events, e)
 		size += len(e.Data)
-		return len(events) < limit && size < eventBytesMax
+		return len(events) <= f.Limit && size < eventBytesMax
 	}
 	if rows, known := p.journal.tail.after(seq, int(upTo-seq)); known {
 		for _, e := range rows {
@@ -225,14 +225,14 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 		return events, true, nil
 	}
 	err = p.shard.View(ctx, func(tx *shards.Tx) error {
-		where, args := `seq > ? AND seq <= ? AND tenant = ?`, []any{int64(seq), int64(upTo), string(t)}
+		types, args := "", []any{int64(seq), int64(upTo), string(t)}
 		if len(f.Types) > 0 {
-			where += ` AND (` + strings.Join(slices.Repeat([]string{`type GLOB ?`}, len(f.Types)), ` OR `) + `)` // of patterns, GLOB means what wants does
+			types = ` AND (` + strings.Join(slices.Repeat([]string{`type GLOB ?`}, len(f.Types)), ` OR `) + `)` // of patterns, GLOB means what wants does
 			for _, pattern := range f.Types {
 				args = append(args, pattern)
 			}
 		}
-		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE `+where+` ORDER BY seq LIMIT ?`, append(args, limit)...)
+		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE seq > ? AND seq <= ? AND tenant = ?`+types+` ORDER BY seq LIMIT ?`, append(args, f.Limit+1)...)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -86,6 +87,13 @@ func TestMissingFileIsNeverCreated(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was created: %v", err)
+	}
+}
+
+// What a commit waits for is fdatasync, where there is one.
+func TestCommitsSyncTheirDataOnly(t *testing.T) {
+	if runtime.GOOS == "linux" && !sqlite.FdatasyncEnabled() {
+		t.Error("SQLite calls fsync")
 	}
 }
 
