@@ -48,6 +48,7 @@ type passage struct {
 	began   time.Time
 	relayed bool
 	over    bool
+	after   time.Duration // its job had better come so late, says the processor
 	settled *Payment      // by its attempt; nil: it is not, or not yet
 	news    chan struct{} // closed when it is settled, or else over
 }
@@ -88,7 +89,7 @@ func (d *direct) settle(payment *Payment) {
 	}
 }
 
-func (d *direct) end(id PaymentID) {
+func (d *direct) end(id PaymentID, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.running.Done()
@@ -96,6 +97,7 @@ func (d *direct) end(id PaymentID) {
 	if p.settled == nil {
 		close(p.news)
 	}
+	p.after = after
 	if p.over = true; p.relayed {
 		delete(d.by, string(id))
 	}
@@ -176,7 +178,7 @@ func (d *direct) relayed(e *Event, derived []jobs.NewJob) []jobs.NewJob {
 			if p.settled != nil {
 				continue
 			}
-			j.Delay = j.Backoff.Delay // as after a first attempt
+			j.Delay = max(j.Backoff.Delay, p.after) // as after a first attempt
 		}
 		kept = append(kept, j)
 	}
@@ -274,10 +276,14 @@ func (d *directSend) start() {
 			return err
 		})
 		var wish *later
-		if err != nil && !errors.As(err, &wish) && !errors.Is(err, errMoved) {
+		var after time.Duration
+		switch {
+		case errors.As(err, &wish):
+			after = wish.after
+		case err != nil && !errors.Is(err, errMoved):
 			_ = l.settleLater(err) // its job knows when
 		}
-		l.direct.end(s.payment.ID)
+		l.direct.end(s.payment.ID, after)
 		slot, _ := s.payment.ID.slot()
 		l.partOf(slot).derive.wake() // its row is held up no longer
 	}()

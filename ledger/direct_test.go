@@ -237,7 +237,7 @@ func TestAwaitedIsNotSentByItsJobToo(t *testing.T) {
 	if err := b.settle(t.Context(), settleJobOf(id)); !isSnooze(err) {
 		t.Errorf("the job of a payment on its way: %v", err)
 	}
-	b.direct.end(id)
+	b.direct.end(id, 0)
 	if err := b.settle(t.Context(), settleJobOf(id)); isSnooze(err) {
 		t.Error("it is left alone for ever")
 	}
@@ -295,6 +295,7 @@ func TestPassageEnds(t *testing.T) {
 	e := &Event{Type: PaymentCreated, Tenant: tenants.ID("t"), Subject: "pay_1", Data: []byte("{}")}
 	for name, c := range map[string]struct {
 		early, settled bool
+		after          time.Duration
 		jobs           int
 		delay          time.Duration
 	}{
@@ -302,6 +303,7 @@ func TestPassageEnds(t *testing.T) {
 		"relayed first, in doubt": {early: true, jobs: 1, delay: time.Second},
 		"settled, then relayed":   {settled: true},
 		"in doubt, then relayed":  {jobs: 1, delay: time.Second},
+		"put off, then relayed":   {after: 7 * time.Second, jobs: 1, delay: 7 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDirect()
@@ -321,7 +323,7 @@ func TestPassageEnds(t *testing.T) {
 			if c.settled {
 				d.settle(&Payment{ID: "pay_1"})
 			}
-			d.end("pay_1")
+			d.end("pay_1", c.after)
 			if d.holdsUp(e) {
 				t.Error("its row is held up for nothing")
 			}

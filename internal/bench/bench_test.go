@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -20,6 +21,12 @@ import (
 func address(s *httptest.Server) string { return strings.TrimPrefix(s.URL, "http://") }
 
 func TestDriveSendsWhatItCounts(t *testing.T) {
+	for _, standard := range []bool{false, true} {
+		t.Run(fmt.Sprintf("standard client %t", standard), func(t *testing.T) { driveSendsWhatItCounts(t, standard) })
+	}
+}
+
+func driveSendsWhatItCounts(t *testing.T, standard bool) {
 	var mu sync.Mutex
 	keys, users := map[string]bool{}, map[string]bool{}
 	plain := noop()
@@ -43,7 +50,7 @@ func TestDriveSendsWhatItCounts(t *testing.T) {
 	}))
 	defer s.Close()
 	const n = 1500
-	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", want: payment("rich"), connections: 7, count: n})
+	r, err := drive(t.Context(), load{address: address(s), key: "secret", run: "test", want: payment("rich"), connections: 7, count: n, standard: standard})
 	if err != nil {
 		t.Fatal(err)
 	}

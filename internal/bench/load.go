@@ -41,6 +41,7 @@ type load struct {
 	duration    time.Duration // 0: until count
 	count       int           // requests in all; 0: until duration
 	every       time.Duration // between the requests of a connection, which take their time from when they are due; 0: each follows an answer
+	standard    bool          // asked by net/http's client; else by one that costs as little as it can
 }
 
 // wanted is a request that is to be answered 201, or 200 where that is what is said.
@@ -85,7 +86,14 @@ func drive(ctx context.Context, l load) (*result, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.duration+graceMax)
 	defer cancel()
 	lines := make([]*line, l.connections)
+	standard := newStandardClient(l.connections)
+	defer standard.CloseIdleConnections()
 	for i := range lines {
+		if l.standard {
+			lines[i] = newLine(nil, l, i)
+			lines[i].carryBy(ctx, standard, l)
+			continue
+		}
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.address)
 		if err != nil {
 			return nil, err
@@ -101,7 +109,9 @@ func drive(ctx context.Context, l load) (*result, error) {
 	// An early end of ctx cuts the connections.
 	unhook := context.AfterFunc(ctx, func() {
 		for _, line := range lines {
-			_ = line.conn.Close()
+			if line.conn != nil {
+				_ = line.conn.Close()
+			}
 		}
 	})
 	defer unhook()
@@ -152,8 +162,10 @@ func (t *tickets) take() bool {
 
 // line is one connection: prepared bytes out, as little as possible parsed of what comes in.
 type line struct {
-	conn      net.Conn
+	carry     func(n int, look bool) (status int, content []byte, err error) // the nth request, and its answer's body if that is to be looked at
+	conn      net.Conn                                                       // nil: carried otherwise
 	in        *bufio.Reader
+	path      string
 	head      []byte // of a request's header, up to what is not the same each time
 	tail      []byte // of its header, after the idempotency key
 	body      []byte
@@ -187,6 +199,7 @@ func newLine(conn net.Conn, l load, i int) *line {
 	c := &line{
 		conn: conn, in: bufio.NewReaderSize(conn, readBuffer), head: head(l, want.path), body: []byte(want.body), sign: []byte(want.sign), refused: map[int]int{},
 	}
+	c.carry, c.path = c.carryRaw, want.path
 	c.signed, c.wanted, c.every = want.every, cmp.Or(want.status, 201), l.every
 	c.due = l.every * time.Duration(i) / time.Duration(max(l.connections, 1))
 	if want.waits {
@@ -240,6 +253,15 @@ func (c *line) exchange(n int) (status int, err error) {
 		c.body[c.userAt+i] = byte('0' + user%10)
 		user /= 10
 	}
+	look := n == 0 || c.signed
+	status, content, err := c.carry(n, look)
+	if err == nil && look && status == c.wanted && !bytes.Contains(content, c.sign) {
+		err = fmt.Errorf("the answer has no %s in it: %.300s", c.sign, content)
+	}
+	return status, err
+}
+
+func (c *line) carryRaw(n int, look bool) (status int, content []byte, err error) {
 	c.buffer = append(c.buffer[:0], c.head...)
 	if c.prefix != "" {
 		c.buffer = append(append(c.buffer, "Idempotency-Key: "...), c.prefix...)
@@ -247,14 +269,9 @@ func (c *line) exchange(n int) (status int, err error) {
 	}
 	c.buffer = append(append(c.buffer, c.tail...), c.body...)
 	if _, err := c.conn.Write(c.buffer); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	look := n == 0 || c.signed
-	status, content, err := c.answer(look)
-	if err == nil && look && status == c.wanted && !bytes.Contains(content, c.sign) {
-		err = fmt.Errorf("the answer has no %s in it: %.300s", c.sign, content)
-	}
-	return status, err
+	return c.answer(look)
 }
 
 // answer reads one answer, and returns its body if that is to be looked at.

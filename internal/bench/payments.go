@@ -113,15 +113,27 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 	}
 	fmt.Printf("Payments with the line down, beside a no-op JSON handler on httprouter; median of %d rounds of %s in turns\n", o.rounds, o.duration)
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(table, "connections\tno-op/s\tpayments/s\tratio\tp50, p99 no-op\tp50, p99 payment\tCPU µs no-op\tCPU µs payment\tof it kernel\tafter the answer\tclient µs\tcommits/payment shards\tqueue\tfsyncs/payment\t")
+	_, _ = fmt.Fprintln(table, "connections\tclient\tno-op/s\tpayments/s\tratio\tp50, p99 no-op\tp50, p99 payment\tCPU µs no-op\tCPU µs payment\tof it kernel\tafter the answer\tclient µs\tcommits/payment shards\tqueue\tfsyncs/payment\t")
 	refused := map[int]int{}
 	var absent []string
 	asked, got := map[string]int{}, map[string]int{}
-	for _, connections := range o.connections {
+	type row struct {
+		connections int
+		client      string
+	}
+	var rows []row
+	for _, client := range []string{"raw", "net/http"} {
+		for _, connections := range o.connections {
+			rows = append(rows, row{connections, client})
+		}
+	}
+	for i, r := range rows {
 		seen := map[*server][]*window{}
 		for round := range o.rounds {
 			for _, s := range servers {
-				w, err := look(ctx, s, load{run: fmt.Sprintf("c%d-r%d", connections, round), connections: connections, duration: o.duration, want: payment(o.payment)}, drive)
+				w, err := look(ctx, s, load{
+					run: fmt.Sprintf("row%d-r%d", i, round), connections: r.connections, duration: o.duration, want: payment(o.payment), standard: r.client != "raw",
+				}, drive)
 				if err != nil {
 					return err
 				}
@@ -136,8 +148,8 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 			}
 		}
 		p, b := summarise(seen[plain]), summarise(seen[box])
-		_, _ = fmt.Fprintf(table, "%d\t%.0f\t%.0f\t%.2f\t%s, %s\t%s, %s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f, %.1f\t%.3f\t%.3f\t%.3f\t\n",
-			connections, p.rate, b.rate, b.rate/p.rate, micros(p.p50), micros(p.p99), micros(b.p50), micros(b.p99),
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%.0f\t%.0f\t%.2f\t%s, %s\t%s, %s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f, %.1f\t%.3f\t%.3f\t%.3f\t\n",
+			r.connections, r.client, p.rate, b.rate, b.rate/p.rate, micros(p.p50), micros(p.p99), micros(b.p50), micros(b.p99),
 			p.cpu, b.cpu, b.kernel, b.after, p.client, b.client, b.shard, b.store, b.shard*syncsPerShard+b.store*syncsPerStore)
 	}
 	if err := table.Flush(); err != nil {
@@ -145,6 +157,7 @@ func measurePayments(ctx context.Context, o options, binary, top string) error {
 	}
 	fmt.Printf("  bodies: %d bytes in, %d out (no-op: %d, %d); every request has its own Idempotency-Key\n", asked["box"], got["box"], asked["no-op"], got["no-op"])
 	fmt.Println("  CPU µs are the server process's own, a request; client µs the load client's beside the no-op server and beside the box")
+	fmt.Println("  on the same cores: one writes prepared bytes and hardly parses, the other is net/http's, as apps in Go have it")
 	fmt.Println("  fsyncs: one a shard commit, two a queue commit; the event stream's and checkpoints are not among them")
 	for _, name := range absent {
 		fmt.Printf("  the box's metrics have no %s: its figure above is not known, and not zero\n", name)

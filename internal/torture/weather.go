@@ -36,6 +36,9 @@ var kinds = []kind{
 	{"hang_after_effect", 0.5, 0.03, func(f *simulator.Faults, p float64) { f.HangAfterEffect = p }, false},
 	{"slow_body", 0.5, 0.02, func(f *simulator.Faults, p float64) { f.SlowBody = p }, false},
 	{"garbage", 0.8, 0.03, func(f *simulator.Faults, p float64) { f.Garbage = p }, false},
+	{"decline_repeat", 0.8, 0.02, func(f *simulator.Faults, p float64) { // there are repeats where answers get lost
+		f.DeclineRepeat, f.DropAfterEffect = p/2, max(f.DropAfterEffect, p/2)
+	}, false},
 }
 
 const (
