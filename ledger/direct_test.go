@@ -151,6 +151,8 @@ func TestAwaitedWaitsWhereTheQueueDoes(t *testing.T) {
 		},
 		"no place is free": func(b *testBox) { must(b.accountOf(testTenant).Enter(b.t.Context()))(b.t) },
 		"too many are sent": func(b *testBox) {
+			b.direct.mu.Lock()
+			defer b.direct.mu.Unlock()
 			for i := range directMax {
 				b.direct.by[fmt.Sprint(i)] = &passage{over: true}
 			}
