@@ -48,7 +48,7 @@ type passage struct {
 	began   time.Time
 	relayed bool
 	over    bool
-	after   time.Duration // its job had better come so late, says the processor
+	after   time.Duration // its job had better come so late
 	settled *Payment      // by its attempt; nil: it is not, or not yet
 	news    chan struct{} // closed when it is settled, or else over
 }
@@ -284,7 +284,5 @@ func (d *directSend) start() {
 			_ = l.settleLater(err) // its job knows when
 		}
 		l.direct.end(s.payment.ID, after)
-		slot, _ := s.payment.ID.slot()
-		l.partOf(slot).derive.wake() // its row is held up no longer
 	}()
 }

@@ -92,15 +92,17 @@ func TestSettledAwaitedMakesNoJob(t *testing.T) {
 	b := openBox(t, t.TempDir(), testOptions{idle: true}) // the test relays
 	b.probing()
 	b.cut(false)
-	relay := func() {
+	relay := func(hurried bool) {
 		t.Helper()
 		for _, p := range b.parts {
-			must(b.relayOnce(t.Context(), p))(t)
+			if _, _, err := b.relayOnce(t.Context(), p, hurried); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	settled := b.payAwaited("k1", validPayment())
 	b.direct.running.Wait()
-	relay()
+	relay(false)
 	if j, err := b.jobs.Get(string(testTenant), PaymentsQueue, string(settled.ID)); !errors.Is(err, jobs.ErrNotFound) {
 		t.Errorf("a settled payment's job: %+v, %v", j, err)
 	}
@@ -108,14 +110,14 @@ func TestSettledAwaitedMakesNoJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangs := b.payAwaited("k2", validPayment())
-	relay() // it is held up
+	b.direct.mu.Lock()
+	b.direct.by[string(hangs.ID)].began = time.Now().Add(time.Hour) // however slow the machine is
+	b.direct.mu.Unlock()
+	relay(false) // it is held up
 	if j, err := b.jobs.Get(string(testTenant), PaymentsQueue, string(hangs.ID)); !errors.Is(err, jobs.ErrNotFound) {
 		t.Errorf("the job of one that has just begun: %+v, %v", j, err)
 	}
-	b.direct.mu.Lock()
-	b.direct.by[string(hangs.ID)].began = time.Now().Add(-directGather)
-	b.direct.mu.Unlock()
-	relay()
+	relay(true) // for somebody who waits for the queue
 	if j := must(b.jobs.Get(string(testTenant), PaymentsQueue, string(hangs.ID)))(t); j.State != jobs.Delayed {
 		t.Errorf("of one on its way: %s", j.State)
 	}
@@ -313,8 +315,12 @@ func TestPassageEnds(t *testing.T) {
 				t.Fatal("not begun")
 			}
 			var got []jobs.NewJob
+			d.by["pay_1"].began = time.Now().Add(time.Hour) // however slow the machine is
 			if !d.unrelayed() || !d.holdsUp(e) {
 				t.Error("its row need not gather")
+			}
+			if d.by["pay_1"].began = time.Now().Add(-directGather); d.holdsUp(e) {
+				t.Error("its row is held up for too long")
 			}
 			if c.early {
 				got = d.relayed(e, settleJob(e))

@@ -110,6 +110,22 @@ func wants(patterns []string, t EventType) bool {
 	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return tenants.MatchType(p, string(t)) })
 }
 
+// whereWanted says the same in SQL, by comparisons, which cost a row next to nothing.
+func whereWanted(patterns []string, args []any) (string, []any) {
+	if len(patterns) == 0 || slices.Contains(patterns, "*") {
+		return "", args
+	}
+	var either []string
+	for _, p := range patterns {
+		if family, ok := strings.CutSuffix(p, "*"); ok {
+			either, args = append(either, `type > ? AND type < ?`), append(args, family, strings.TrimSuffix(family, ".")+"/") // which follows the dot
+		} else {
+			either, args = append(either, `type = ?`), append(args, p)
+		}
+	}
+	return ` AND (` + strings.Join(either, ` OR `) + `)`, args
+}
+
 // EventPage is part of a tenant's events, oldest first. Each event comes with the position behind it.
 type EventPage struct {
 	Events []Event
@@ -225,13 +241,7 @@ func (l *Ledger) eventsOf(ctx context.Context, p *part, t tenants.ID, seq, upTo 
 		return events, true, nil
 	}
 	err = p.shard.View(ctx, func(tx *shards.Tx) error {
-		types, args := "", []any{int64(seq), int64(upTo), string(t)}
-		if len(f.Types) > 0 {
-			types = ` AND (` + strings.Join(slices.Repeat([]string{`type GLOB ?`}, len(f.Types)), ` OR `) + `)` // of patterns, GLOB means what wants does
-			for _, pattern := range f.Types {
-				args = append(args, pattern)
-			}
-		}
+		types, args := whereWanted(f.Types, []any{int64(seq), int64(upTo), string(t)})
 		rows, err := tx.Query(`SELECT `+journalColumns+` FROM journal WHERE seq > ? AND seq <= ? AND tenant = ?`+types+` ORDER BY seq LIMIT ?`, append(args, f.Limit+1)...)
 		if err != nil {
 			return err

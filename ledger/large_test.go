@@ -58,7 +58,7 @@ func TestLargeEventsGoInBoundedPortions(t *testing.T) {
 		}
 	}
 	for from := uint64(0); ; {
-		n, err := b.relayOnce(t.Context(), p)
+		n, _, err := b.relayOnce(t.Context(), p, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,15 +79,21 @@ func (p poke) wake() {
 
 // wait returns after a wake-up, after d, or with the context's error.
 func (p poke) wait(ctx context.Context, d time.Duration) error {
+	p.wokenWithin(ctx, d)
+	return ctx.Err()
+}
+
+// wokenWithin waits likewise, and reports whether it was woken.
+func (p poke) wokenWithin(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-p:
+		return true
 	case <-t.C:
 	case <-ctx.Done():
-		return ctx.Err()
 	}
-	return nil
+	return false
 }
 
 // pause waits for d, whatever happens meanwhile.
@@ -106,8 +112,10 @@ func pause(ctx context.Context, d time.Duration) error {
 // once: the jobs and the cursor move in one transaction of the queue's file. The
 // cursor carries the journal's chain value, an anchor outside the shard.
 func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
+	hurried := false
 	for ctx.Err() == nil {
-		n, err := l.relayOnce(ctx, p)
+		n, held, err := l.relayOnce(ctx, p, hurried)
+		hurried = false
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, shards.ErrUnavailable): // alarmed already
@@ -116,10 +124,10 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 			l.log.Warn("relay to the queues", "shard", p.shard.ID(), "err", err)
 			_ = pause(ctx, retryPause)
 		case n < relayBatch:
-			if !l.direct.unrelayed() { // else a row that is held up comes when it has waited long enough
+			if !held {
 				_ = p.derive.wait(ctx, relayPoll)
 			}
-			_ = p.hurry.wait(ctx, l.gatherFor())
+			hurried = p.hurry.wokenWithin(ctx, l.gatherFor())
 		}
 	}
 	return nil
@@ -133,25 +141,27 @@ func (l *Ledger) gatherFor() time.Duration {
 	return relayGather
 }
 
-func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
+// relayOnce takes one batch, and returns how many rows it was, relayBatch if there are more. Unless somebody is waiting for what the queue does
+// (hurried), it stops before a payment that had better be relayed a little later, and says that it was held up.
+func (l *Ledger) relayOnce(ctx context.Context, p *part, hurried bool) (n int, held bool, err error) {
 	if err := l.refresh(ctx, p); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	cursor, _, err := l.jobs.Cursor(p.jobsSource())
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	end := p.journal.currentHead().seq
 	if cursor.Offset >= end {
-		return 0, nil
+		return 0, false, nil
 	}
-	to, n, size := jobs.Cursor{}, 0, 0
+	to, size := jobs.Cursor{}, 0
 	js := make([]jobs.NewJob, 0, min(end-cursor.Offset, relayBatch)+1)
 	var counted feedBatch
 	shared := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
-		if l.direct.holdsUp(e) {
-			return errHeldUp
+		if held = !hurried && l.direct.holdsUp(e); held {
+			return errBatchFull
 		}
 		had := len(js)
 		js, shared = l.jobsFor(js, e, shared)
@@ -168,26 +178,24 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part) (int, error) {
 		n++
 		return nil
 	})
-	switch {
-	case errors.Is(err, errBatchFull):
-		err, n = nil, relayBatch // there is more
-	case errors.Is(err, errHeldUp):
+	full := errors.Is(err, errBatchFull)
+	if full {
 		err = nil
 	}
 	if err != nil || n == 0 {
-		return 0, err
+		return 0, held, err
 	}
 	if err := l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	p.counts.add(cursor.Offset, &counted)
-	return n, nil
+	if full && !held {
+		n = relayBatch // there is more
+	}
+	return n, held, nil
 }
 
-var (
-	errBatchFull = errors.New("as much as goes at once")
-	errHeldUp    = errors.New("up to a payment on its way")
-)
+var errBatchFull = errors.New("as much as goes at once")
 
 // enqueueFrom enqueues derived jobs and moves the cursor. A job that the queue
 // does not take must not hold up those of the events behind it, the settling of

@@ -99,6 +99,57 @@ func TestPaymentsAreMadeAnew(t *testing.T) {
 	}
 }
 
+// The attempts' table was made anew as well: it holds what it held, and takes what it took.
+func TestAttemptsAreMadeAnew(t *testing.T) {
+	dir := t.TempDir()
+	add := func(set *shards.Set, n int, outcome any) error {
+		return set.All()[0].Update(t.Context(), func(tx *shards.Tx) error {
+			_, err := tx.Exec(`INSERT INTO attempts (tenant, record, n, upstream_key, account, epoch, started_at, ended_at, outcome, maybe_sent, http_status, request_id, reason,
+				evidence, step, credential, their_time) VALUES ('shop', 'pay_1', ?, 'k', 'a', 2, 3, 4, ?, 5, 6, 'r', 'y', '{}', 'charge', 'c', 7)`, n, outcome)
+			return err
+		})
+	}
+	held := func(set *shards.Set) (all string) {
+		err := set.All()[0].View(t.Context(), func(tx *shards.Tx) error {
+			return tx.QueryRow(`SELECT group_concat(concat_ws('|', tenant, record, n, upstream_key, account, epoch, started_at, ended_at, coalesce(outcome, '-'), maybe_sent, http_status,
+				request_id, reason, evidence, step, credential, their_time), char(10)) FROM attempts WHERE tenant = 'shop'`).Scan(&all)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	outcomes := []any{nil, "succeeded", "declined", "retryable", "unknown"}
+	before := must(shards.Open(t.Context(), dir, shards.Options{Files: 1, Migrations: migrations[:6]}))(t)
+	for n, outcome := range outcomes {
+		if err := add(before, n, outcome); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := held(before)
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after := must(shards.Open(t.Context(), dir, shards.Options{Migrations: migrations}))(t)
+	defer after.Close()
+	if got := held(after); got != rows {
+		t.Errorf("holds\n%s\nbefore it was\n%s", got, rows)
+	}
+	for n, outcome := range outcomes {
+		if err := add(after, 10+n, outcome); err != nil {
+			t.Errorf("%v: %v", outcome, err)
+		}
+	}
+	for _, refused := range []any{"lost", ""} {
+		if err := add(after, 20, refused); err == nil || !strings.Contains(err.Error(), "CHECK") {
+			t.Errorf("an outcome %q: %v", refused, err)
+		}
+	}
+	if err := add(after, 1, "unknown"); err == nil {
+		t.Error("an attempt is there twice")
+	}
+}
+
 // A migration that has run somewhere is never changed, not in a comment either: a file that was made by another text is refused.
 func TestMigrationsAreWhatTheyWere(t *testing.T) {
 	for what, c := range map[string]struct {

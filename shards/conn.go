@@ -135,8 +135,8 @@ type stmt struct {
 	busy  bool
 }
 
-// On Linux SQLite's usual build waits for fdatasync, this one for fsync unless it is told: it has the file system's journal write the time of
-// the change too, half of what a commit waits for. Elsewhere the error says that nothing changes.
+// SQLite's usual builds wait for fdatasync, this one for fsync unless it is told: that has the file system's journal write the time of the
+// change too, half of what a commit may wait for. Where there is no fdatasync the error says so, and nothing changes.
 func init() { _, _ = sqlite.Fdatasync(true) }
 
 func openConn(ctx context.Context, path string, a access) (*conn, error) {

@@ -64,11 +64,11 @@ const (
 	// heapShare of the memory, or of the control group's part of it, is where collecting gets busier instead: the rest is for SQLite's and the
 	// disk's caches, and for the shop's own programs.
 	heapShare = 0.5
-	// heapMin is let alone on the smallest machines, where collecting all the time would leave none for payments.
-	heapMin = 128 << 20
+	// heapMin is what a box may have in any case: with less it would collect all the time instead of taking payments.
+	heapMin = 64 << 20
 )
 
-// roomForGarbage trades memory that there is for CPU time. GOGC and GOMEMLIMIT override it.
+// roomForGarbage trades memory that there is for CPU time. GOGC and GOMEMLIMIT (or AUTOMEMLIMIT, the share) override it.
 func roomForGarbage() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -160,7 +160,7 @@ func (t *tickets) take() bool {
 	return true
 }
 
-// line is one connection: prepared bytes out, as little as possible parsed of what comes in.
+// line asks one thing after the other, on a connection of its own: prepared bytes out, as little as possible parsed of what comes in; or by another client.
 type line struct {
 	carry     func(n int, look bool) (status int, content []byte, err error) // the nth request, and its answer's body if that is to be looked at
 	conn      net.Conn                                                       // nil: carried otherwise

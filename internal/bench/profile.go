@@ -88,7 +88,7 @@ var parts = []part{
 }
 
 // profile prints where the CPU time goes of payments at 64 connections, of the drain of a backlog, and of charges whose clients wait for
-// a processor that takes 20 ms. The second profile's file has .drain at its end, the third's .wait.
+// a processor that takes 20 ms. The second profile's file has .drain at its end, the third's .wait; without a backlog there is the first only.
 func profile(ctx context.Context, o options, top string) error {
 	source, err := filepath.Abs("cmd/tenderbox")
 	if err != nil {
@@ -167,7 +167,10 @@ func profile(ctx context.Context, o options, top string) error {
 	defer slow.Close()
 	p.upstream = slow.URL()
 	return p.run(ctx, filepath.Join(top, "wait"), o.profile+".wait", func(begin func() error) (int, error) {
-		asked := load{address: p.box.address, key: p.box.key, run: "warm", want: askCharge.want, connections: waiting, duration: warmup}
+		if err := (&upline{p.box, slow}).restore(ctx); err != nil {
+			return 0, err
+		}
+		asked := load{address: p.box.address, key: p.box.key, run: "warm", want: askCharge.want, connections: clientsWaiting, duration: warmup}
 		if _, err := drive(ctx, asked); err != nil {
 			return 0, err
 		}
@@ -176,10 +179,13 @@ func profile(ctx context.Context, o options, top string) error {
 		}
 		asked.run, asked.duration = "wait", time.Duration(o.rounds)*o.duration
 		w, err := drive(ctx, asked)
+		if err == nil && len(w.refused) > 0 {
+			err = fmt.Errorf("answers by status: %v", w.refused)
+		}
 		if err != nil {
 			return 0, err
 		}
-		fmt.Printf("\n%d charges that %d clients waited for, %.0f/s\n", w.done, waiting, w.rate())
+		fmt.Printf("\n%d charges that %d clients waited for, %.0f/s\n", w.done, clientsWaiting, w.rate())
 		return w.done, nil
 	})
 }

@@ -16,8 +16,8 @@ const drainPart = "drain"
 // onlineLatency is what a processor takes where its own time matters.
 const onlineLatency = 20 * time.Millisecond
 
-// waiting is how many clients wait for an outcome where that has a goal.
-const waiting = 32
+// clientsWaiting wait for an outcome where that has a goal.
+const clientsWaiting = 32
 
 // drainOptions are the flags of that part.
 type drainOptions struct {
@@ -44,7 +44,7 @@ func benchDrain(ctx context.Context, args []string) error {
 	flags.IntVar(&o.backlog, "backlog", 20_000, "payments that wait when the line returns")
 	flags.IntVar(&o.allowance, "allowance", 100, "payments a second that the processor allows, where it allows so many")
 	flags.DurationVar(&o.throttled, "throttled", 75*time.Second, "how long a drain at that allowance takes")
-	flags.IntVar(&o.clients, "clients", waiting, "clients that wait for an outcome")
+	flags.IntVar(&o.clients, "clients", clientsWaiting, "clients that wait for an outcome")
 	flags.IntVar(&o.stored, "stored", 1_000_000, "settled payments that are stored while others are taken")
 	flags.BoolVar(&o.check, "check", true, "let `tenderbox check` look at the box that holds them")
 	flags.StringVar(&o.only, "only", "", "one part only: backlog, allowance, wait, taking or stored")
