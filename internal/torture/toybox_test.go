@@ -313,7 +313,15 @@ func (b *toybox) send(client *http.Client, p *toyPayment) {
 	case answer.StatusCode == 200 && (sound || b.bug == bugLenient):
 		status = "succeeded"
 	case answer.StatusCode == 402 && bytes.Contains(content, []byte("card_error")):
+		// The answer to a request before may have been lost, and its key forgotten; net/http's client too repeats what has a key.
 		status = "failed"
+		id, known := b.find(client, path, p.ID)
+		if !known {
+			return
+		}
+		if id != "" {
+			status, object.ID = "succeeded", id
+		}
 	default:
 		return
 	}
@@ -324,6 +332,39 @@ func (b *toybox) send(client *http.Client, p *toyPayment) {
 		p.UpstreamID = &object.ID
 	}
 	b.write(p)
+}
+
+// find looks for what has succeeded for a payment in the processor's list; known is false if that could not be read whole.
+func (b *toybox) find(client *http.Client, path, payment string) (id string, known bool) {
+	for after := ""; ; {
+		request, err := http.NewRequest(http.MethodGet, b.upstream+path+"?limit=100"+after, nil)
+		must(err)
+		request.Header.Set("Authorization", "Bearer "+b.key)
+		answer, err := client.Do(request)
+		if err != nil {
+			return "", false
+		}
+		var list struct {
+			Object  string
+			HasMore bool `json:"has_more"`
+			Data    []struct {
+				ID, Status string
+				Metadata   map[string]string
+			}
+		}
+		err = json.NewDecoder(answer.Body).Decode(&list)
+		if answer.Body.Close(); err != nil || answer.StatusCode != http.StatusOK || list.Object != "list" {
+			return "", false
+		}
+		for _, o := range list.Data {
+			if after = "&starting_after=" + o.ID; o.Status == "succeeded" && o.Metadata["tenderbox_payment"] == payment {
+				return o.ID, true
+			}
+		}
+		if !list.HasMore || len(list.Data) == 0 {
+			return "", true
+		}
+	}
 }
 
 const (
