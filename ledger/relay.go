@@ -115,7 +115,6 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 	hurried := false
 	for ctx.Err() == nil {
 		n, held, err := l.relayOnce(ctx, p, hurried)
-		hurried = false
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, shards.ErrUnavailable): // alarmed already
