@@ -95,7 +95,7 @@ func TestSettledAwaitedMakesNoJob(t *testing.T) {
 	relay := func(hurried bool) {
 		t.Helper()
 		for _, p := range b.parts {
-			if _, _, err := b.relayOnce(t.Context(), p, hurried); err != nil {
+			if _, err := b.relayOnce(t.Context(), p, hurried); err != nil {
 				t.Fatal(err)
 			}
 		}

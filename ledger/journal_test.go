@@ -55,7 +55,7 @@ func (b *testBox) relayed() {
 			if c.Offset >= p.journal.currentHead().seq {
 				break
 			}
-			if _, _, err := b.relayOnce(b.t.Context(), p, false); err != nil && b.t.Context().Err() != nil {
+			if _, err := b.relayOnce(b.t.Context(), p, false); err != nil && b.t.Context().Err() != nil {
 				b.t.Fatal(err)
 			}
 		}

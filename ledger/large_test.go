@@ -58,7 +58,7 @@ func TestLargeEventsGoInBoundedPortions(t *testing.T) {
 		}
 	}
 	for from := uint64(0); ; {
-		n, _, err := b.relayOnce(t.Context(), p, false)
+		took, err := b.relayOnce(t.Context(), p, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestLargeEventsGoInBoundedPortions(t *testing.T) {
 		if size := int(at.Offset-from) * endpoints * len(data); at.Offset-from > 1 && size > relayBytesMax {
 			t.Errorf("%d bytes of jobs in one transaction", size)
 		}
-		if from = at.Offset; n == 0 {
+		if from = at.Offset; took.rows == 0 {
 			break
 		}
 	}

@@ -54,6 +54,9 @@ const (
 	// waits for an outcome: two fsyncs then serve many payments instead of few, on a
 	// disk that the accepting of others needs.
 	relayGather = 20 * time.Millisecond
+	// strandedGather is the same while all that comes is payments that nobody can send, because their line is down: their jobs have time, and most
+	// of the fsyncs go to those who pay.
+	strandedGather = 200 * time.Millisecond
 	// publishGather spaces batches of events that are not full: a batch costs the
 	// event log 2 ms of CPU and six fsyncs, however small it is. The first event
 	// after a quiet moment goes out at once.
@@ -114,7 +117,7 @@ func pause(ctx context.Context, d time.Duration) error {
 func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 	hurried := false
 	for ctx.Err() == nil {
-		n, held, err := l.relayOnce(ctx, p, hurried)
+		took, err := l.relayOnce(ctx, p, hurried)
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, shards.ErrUnavailable): // alarmed already
@@ -122,44 +125,54 @@ func (l *Ledger) relayJobs(ctx context.Context, p *part) error {
 		case err != nil:
 			l.log.Warn("relay to the queues", "shard", p.shard.ID(), "err", err)
 			_ = pause(ctx, retryPause)
-		case n < relayBatch:
-			if !held {
+		case took.rows < relayBatch:
+			if !took.held {
 				_ = p.derive.wait(ctx, relayPoll)
 			}
-			hurried = p.hurry.wokenWithin(ctx, l.gatherFor())
+			hurried = p.hurry.wokenWithin(ctx, l.gatherFor(took))
 		}
 	}
 	return nil
 }
 
-// gatherFor is how long rows gather at present.
-func (l *Ledger) gatherFor() time.Duration {
-	if l.direct.unrelayed() {
+// relayedBatch is what became jobs at once.
+type relayedBatch struct {
+	rows     int  // relayBatch if there are more
+	held     bool // it stopped before a payment that had better be relayed a little later
+	stranded bool // nothing but payments that cannot be sent at present, and work of the box's own
+}
+
+// gatherFor is how long rows gather after a batch.
+func (l *Ledger) gatherFor(took relayedBatch) time.Duration {
+	switch {
+	case l.direct.unrelayed():
 		return relayGather + directGather
+	case took.stranded:
+		return strandedGather
 	}
 	return relayGather
 }
 
-// relayOnce takes one batch, and returns how many rows it was, relayBatch if there are more. Unless somebody is waiting for what the queue does
-// (hurried), it stops before a payment that had better be relayed a little later, and says that it was held up.
-func (l *Ledger) relayOnce(ctx context.Context, p *part, hurried bool) (n int, held bool, err error) {
+// relayOnce takes one batch. Unless somebody is waiting for what the queue does (hurried), payments on their way past the queue hold it up.
+func (l *Ledger) relayOnce(ctx context.Context, p *part, hurried bool) (relayedBatch, error) {
 	if err := l.refresh(ctx, p); err != nil {
-		return 0, false, err
+		return relayedBatch{}, err
 	}
 	cursor, _, err := l.jobs.Cursor(p.jobsSource())
 	if err != nil {
-		return 0, false, err
+		return relayedBatch{}, err
 	}
 	end := p.journal.currentHead().seq
 	if cursor.Offset >= end {
-		return 0, false, nil
+		return relayedBatch{}, nil
 	}
+	var took relayedBatch
 	to, size := jobs.Cursor{}, 0
 	js := make([]jobs.NewJob, 0, min(end-cursor.Offset, relayBatch)+1)
 	var counted feedBatch
 	shared := false
 	err = l.follow(ctx, p, cursor.Offset, relayBatch, func(e *Event) error {
-		if held = !hurried && l.direct.holdsUp(e); held {
+		if took.held = !hurried && l.direct.holdsUp(e); took.held {
 			return errBatchFull
 		}
 		had := len(js)
@@ -174,24 +187,40 @@ func (l *Ledger) relayOnce(ctx context.Context, p *part, hurried bool) (n int, h
 		js = append(js[:had], l.direct.relayed(e, js[had:])...)
 		counted.add(e)
 		to = jobs.Cursor{Offset: e.Seq, Anchor: e.mac}
-		n++
+		took.rows++
 		return nil
 	})
 	full := errors.Is(err, errBatchFull)
-	if full {
-		err = nil
+	if err != nil && !full {
+		return relayedBatch{}, err
 	}
-	if err != nil || n == 0 {
-		return 0, held, err
+	if took.rows == 0 {
+		return took, nil
 	}
+	took.stranded = l.stranded(js)
 	if err := l.enqueueFrom(ctx, p.jobsSource(), cursor.Offset, to, js); err != nil {
-		return 0, false, err
+		return relayedBatch{}, err
 	}
 	p.counts.add(cursor.Offset, &counted)
-	if full && !held {
-		n = relayBatch // there is more
+	if full && !took.held {
+		took.rows = relayBatch // there is more
 	}
-	return n, held, nil
+	return took, nil
+}
+
+// stranded reports whether there are payments among the jobs, none of which can be sent at present, and else only work of the box's own.
+func (l *Ledger) stranded(js []jobs.NewJob) bool {
+	asked, found := "", false
+	for _, j := range js {
+		switch {
+		case j.Tenant == "":
+		case j.Queue != PaymentsQueue || j.Tenant != asked && l.ready(j.Tenant):
+			return false
+		default:
+			asked, found = j.Tenant, true
+		}
+	}
+	return found
 }
 
 var errBatchFull = errors.New("as much as goes at once")
