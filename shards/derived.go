@@ -64,7 +64,7 @@ func unusable(err error) bool {
 }
 
 func openDerived(ctx context.Context, path, of string, o Options) (*Derived, error) {
-	s := &Set{dir: filepath.Dir(path), o: o, stop: make(chan struct{}), turn: newTurn(), checking: newTurn(),
+	s := &Set{dir: filepath.Dir(path), o: o, stop: make(chan struct{}), turn: newTurn(turnPlaces), checking: newTurn(1),
 		manifest: Manifest{BoxID: of, Hash: SlotHash, Slots: SlotCount, Files: []string{filepath.Base(path)}}}
 	s.reserve = newReserve(s)
 	if err := createDerived(ctx, path, s.manifest); err != nil {

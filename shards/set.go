@@ -84,7 +84,7 @@ func begin(dir string, o Options, create bool) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{}), turn: newTurn(), checking: newTurn()}
+	s := &Set{dir: dir, o: o, lock: lock, stop: make(chan struct{}), turn: newTurn(turnPlaces), checking: newTurn(1)}
 	s.reserve = newReserve(s)
 	if create {
 		s.manifest, err = loadOrCreate(dir, o.Files)
