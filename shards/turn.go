@@ -4,7 +4,7 @@ import "time"
 
 const (
 	// turnPlaces writers of a set commit at a time: while one waits for its fsync, the other uses the CPU. With one place a disk that takes half a
-	// millisecond costs a seventh of the rate; with a place for each of four files groups are smaller by a third, and fsyncs half as many again.
+	// millisecond costs a seventh of the rate; with a place for each of four files groups are smaller by a quarter, and fsyncs a third more.
 	turnPlaces = 2
 	// turnWait is how long a writer waits for a place until it commits beside those who have one: about as long as a group takes on a fast disk.
 	// On a slow one, where fsyncs of several files share the device's one flush, they soon go side by side, and a file whose disk hangs holds
